@@ -1,0 +1,152 @@
+"""The runs and checkpoints on disk, found without loading torch or mlflow."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from igniter.checkpoint import manifest
+from igniter.errors import RunRefused, UsageError
+from igniter.lock import holder
+from igniter.rundir import Paths, RunRecord
+
+DEFAULT_DIRECTORY = Path("output")
+_DEPTH = 3
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """A run directory with its record; ``live`` while a process is at work in it."""
+
+    paths: Paths
+    record: RunRecord
+    live: bool
+
+    @property
+    def status(self) -> str:
+        """What became of the run. One recorded as running with no process in it was killed."""
+        if self.record.status == "running" and not self.live:
+            return "stopped (killed)"
+        return self.record.status
+
+    @property
+    def last_activity(self) -> float:
+        """When the run last wrote something, in seconds since 1970."""
+        files = (self.paths.run_yaml, self.paths.journal)
+        return max(file.stat().st_mtime for file in files if file.exists())
+
+
+@dataclass(frozen=True)
+class FoundCheckpoint:
+    """A checkpoint and what its manifest says; ``size`` is in bytes.
+
+    ``damage`` says what is wrong with it. ``verified`` means that every byte was read and is right.
+    """
+
+    name: str
+    iteration: int
+    epoch: int | None
+    reason: str | None
+    size: int
+    verified: bool
+    damage: str | None
+
+
+def directories(given: Sequence[Path]) -> Sequence[Path]:
+    """Return where to look for runs: what was given, or else ``output``, or else here.
+
+    Raises:
+        UsageError: a directory given does not exist.
+    """
+    for directory in given:
+        if not directory.is_dir():
+            raise UsageError(f"there is no directory {directory}")
+    if given:
+        return given
+    return [DEFAULT_DIRECTORY if DEFAULT_DIRECTORY.is_dir() else Path()]
+
+
+def run_directories(directory: Path, depth: int = _DEPTH) -> Iterator[Path]:
+    """Yield the run directories at or under ``directory``, in order of name."""
+    if (directory / "run.yaml").is_file():
+        yield directory
+        return
+    if depth == 0:
+        return
+    try:
+        children = sorted(directory.iterdir())
+    except PermissionError:
+        return
+    for child in children:
+        if not child.name.startswith(".") and child.is_dir() and not child.is_symlink():
+            yield from run_directories(child, depth - 1)
+
+
+def open_run(directory: Path) -> FoundRun:
+    """Read the run in ``directory``.
+
+    Raises:
+        RunRefused: its ``run.yaml`` cannot be read.
+    """
+    record = RunRecord.load(directory / "run.yaml")
+    checkpoints = record.parameters.get("checkpoint_dir")
+    paths = Paths(directory, Path(checkpoints) if isinstance(checkpoints, str) else None)
+    return FoundRun(paths, record, holder(paths.lock) is not None)
+
+
+def find_runs(given: Sequence[Path]) -> tuple[list[FoundRun], list[str]]:
+    """Return the runs under the directories ``given``, and what is wrong with those unreadable."""
+    runs: list[FoundRun] = []
+    problems: list[str] = []
+    for directory in directories(given):
+        for path in run_directories(directory):
+            try:
+                runs.append(open_run(path))
+            except RunRefused as error:
+                problems.append(str(error))
+    return runs, problems
+
+
+def named_run(name: str) -> FoundRun:
+    """Return the run whose directory is ``name``, here or in ``output``.
+
+    Raises:
+        UsageError: there is none; the nearest names are given.
+        RunRefused: its ``run.yaml`` cannot be read.
+    """
+    for directory in (Path(name), DEFAULT_DIRECTORY / name):
+        if (directory / "run.yaml").is_file():
+            return open_run(directory)
+    known = [str(path) for top in directories([]) for path in run_directories(top)]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    advice = f"did you mean {' or '.join(near)}?" if near else "`igniter runs DIR` lists runs"
+    raise UsageError(f"there is no run {name} (no run.yaml in it): {advice}")
+
+
+def checkpoints(directory: Path, *, verify: bool = False) -> list[FoundCheckpoint]:
+    """Return the checkpoints in ``directory``, the oldest first.
+
+    With ``verify`` every file is read and compared with its checksum.
+    """
+    return [_describe(checkpoint, verify) for checkpoint in manifest.scan(directory)]
+
+
+def _describe(checkpoint: manifest.Checkpoint, verify: bool) -> FoundCheckpoint:
+    said: dict[str, Any] = {}
+    damage = None
+    try:
+        said = manifest.verify(checkpoint) if verify else manifest.read(checkpoint.path)
+    except RunRefused as error:
+        damage = str(error)
+    return FoundCheckpoint(
+        name=checkpoint.path.name,
+        iteration=checkpoint.iteration,
+        epoch=said.get("epoch"),
+        reason=said.get("reason"),
+        size=sum(file.stat().st_size for file in checkpoint.path.iterdir()),
+        verified=verify and damage is None,
+        damage=damage,
+    )

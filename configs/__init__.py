@@ -1,0 +1,1 @@
+"""The presets of ``--config NAME``, one YAML file each."""

@@ -1,0 +1,257 @@
+"""A run put together from its parts, in the order that exactness asks for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+from igniter.best import Best
+from igniter.cadence import Length, Timer
+from igniter.checkpoint.state import SavedObjects
+from igniter.closures import unsaved
+from igniter.devices import device_named
+from igniter.engine import StepEngine
+from igniter.errors import UsageError
+from igniter.evaluation import Evaluator
+from igniter.loader import Batches
+from igniter.metrics import Accumulated, KeyAverage, accumulated
+from igniter.opening import Opened
+from igniter.rng import Address, make_deterministic
+from igniter.run import Parts, TrainingRun
+from igniter.saving import Saver
+from igniter.settings import Settings
+from igniter.signals import StopSignals
+from igniter.spec import RunSpec
+from igniter.tracking.display import Display
+from igniter.tracking.journal import Journal
+
+
+@dataclass
+class Assembled:
+    """A run that can be trained."""
+
+    run: TrainingRun
+    objects: SavedObjects
+    length: Length
+    batches: Batches
+    evaluators: list[Evaluator]
+    signals: StopSignals
+    journal: Journal
+    opened: Opened
+
+    @property
+    def device_name(self) -> str:
+        """Where it trains, in words."""
+        return str(self.run.engine.device)
+
+    def run_to_end(self) -> Literal["completed", "interrupted"]:
+        """Train until the end or a stop."""
+        loaded = self.opened.loaded
+        with self.signals:
+            self.run.go(
+                self.opened.iteration,
+                after_everything=loaded is not None and loaded.checkpoint.final,
+            )
+        return "interrupted" if self.run.stopped else "completed"
+
+    def close(self) -> None:
+        """End the workers and close the journal."""
+        for part in (self.batches, *self.evaluators, self.journal):
+            part.close()
+
+
+def assemble(
+    settings: Settings,
+    opened: Opened,
+    to_save: Mapping[str, Any],
+    spec: RunSpec,
+    evaluations: Mapping[str, RunSpec],
+    display: Display,
+) -> Assembled:
+    """Build everything, put the checkpoint's state back, and attach the user's handlers.
+
+    Raises:
+        UsageError: a part cannot be used as it is.
+        CheckpointMismatch: the checkpoint does not fit the objects.
+    """
+    if settings.deterministic:
+        make_deterministic()
+    device = device_named(settings.device)
+    objects = SavedObjects(to_save)
+    for module in objects.modules.values():
+        module.to(device)
+    _warn_of_unsaved(spec, to_save, display.warn)
+    batches = Batches(spec.loader, seed=settings.seed, purpose="train")
+    length = run_length(settings, spec, batches)
+    epoch_metrics = {n: accumulated(n, m, device) for n, m in spec.metrics.items()}
+    window_metrics: dict[str, Accumulated] = {
+        name: KeyAverage(name, metric, device)
+        for name, metric in spec.metrics.items()
+        if isinstance(metric, str)
+    }
+    followed = [*epoch_metrics.values(), *window_metrics.values()]
+    signals = StopSignals(settings.stop_signals, notify=_tell_from_handler)
+
+    def after_iteration() -> None:
+        run.after_iteration()
+
+    engine = StepEngine(
+        spec,
+        batches,
+        steps=Address(settings.seed, "train/step"),
+        device=device,
+        metrics=followed,
+        after_iteration=after_iteration,
+        before_step=objects.begin_iteration,
+    )
+
+    def interrupted() -> bool:
+        opened.lock.beat()
+        return signals.received is not None
+
+    evaluators = {
+        Evaluator(
+            name,
+            evaluation,
+            seed=settings.seed,
+            device=device,
+            modules=objects.modules.values(),
+            interrupted=interrupted,
+        ): Timer(evaluation.every or settings.interval("eval_every"), length, at_end=True)
+        for name, evaluation in evaluations.items()
+    }
+    best = Best(settings.best_metric, settings.best_mode, settings.keep_best)
+    _check_best(settings, evaluations)
+    journal = Journal.open(
+        opened.paths.journal,
+        attempt=len(opened.record.attempts) + 1,
+        offset=opened.journal_offset,
+        warn=display.warn,
+    )
+    run = TrainingRun(
+        engine,
+        Parts(
+            spec=spec,
+            evaluators=evaluators,
+            length=length,
+            epoch_metrics=epoch_metrics,
+            window_metrics=window_metrics,
+            saver=Saver(
+                opened.store,
+                objects,
+                batches,
+                {f"epoch/{n}": m for n, m in epoch_metrics.items()}
+                | {f"window/{n}": m for n, m in window_metrics.items()},
+                engine.state.metrics,
+                journal,
+                on_nan=settings.on_nan,
+                extra={
+                    "arguments": opened.record.arguments,
+                    "epoch_length": length.epoch,
+                    "versions": opened.provenance.versions,
+                },
+                warn=display.warn,
+                last_good=opened.loaded.checkpoint if opened.loaded and opened.own else None,
+            ),
+            journal=journal,
+            record=opened.record,
+            paths=opened.paths,
+            lock=opened.lock,
+            signals=signals,
+            display=display,
+            best=best,
+            on_nan=settings.on_nan,
+            save=Timer(settings.interval("save_every"), length),
+            log=Timer(spec.log_every or settings.interval("log_every"), length, at_end=True),
+            print=Timer(spec.print_every or settings.interval("print_every"), length),
+        ),
+    )
+    assembled = Assembled(
+        run, objects, length, batches, list(evaluators), signals, journal, opened
+    )
+    _restore(settings, assembled, best, display.warn)
+    for callback in spec.callbacks:
+        callback(engine, engine)
+    for evaluator in evaluators:
+        for callback in evaluator.spec.callbacks:
+            callback(evaluator.engine, engine)
+    return assembled
+
+
+def run_length(settings: Settings, spec: RunSpec, batches: Batches) -> Length:
+    """How long the run is, in iterations.
+
+    Raises:
+        UsageError: the loader is empty, or cannot tell its length and nobody else does.
+    """
+    epoch = spec.epoch_length or settings.epoch_length or batches.length
+    if batches.length == 0:
+        raise UsageError("the training loader is empty: it has no batches (look at drop_last too)")
+    if epoch is None:
+        raise UsageError(
+            "the training loader cannot tell its length; say how many batches make an epoch with "
+            "--epoch-length or RunSpec(epoch_length=…)"
+        )
+    max_epochs = spec.max_epochs or settings.max_epochs
+    ends = [] if max_epochs is None else [max_epochs * epoch]
+    if settings.max_iterations is not None:
+        ends.append(settings.max_iterations)
+    return Length(epoch=epoch, total=min(ends))
+
+
+def _restore(
+    settings: Settings, assembled: Assembled, best: Best, warn: Callable[[str], None]
+) -> None:
+    opened, saver = assembled.opened, assembled.run.parts.saver
+    if opened.loaded is None:
+        saver.check_storable()
+    else:
+        before = opened.loaded.manifest.get("epoch_length")
+        if opened.own and before != assembled.length.epoch:
+            warn(
+                f"an epoch has {assembled.length.epoch} iterations, and had {before} at the "
+                "checkpoint: the data or the batch size changed, so this is not the run it was"
+            )
+        saver.restore(opened.loaded)
+    if opened.own:
+        best.restore(opened.record.best, up_to=opened.iteration)
+        opened.store.protected = best.iterations
+    if "learning_rate" in settings.override:
+        rate = opened.record.arguments.get("learning_rate")
+        if rate is None:
+            raise UsageError("--override learning_rate: the run has no argument of that name")
+        assembled.objects.set_learning_rate(float(rate))
+
+
+def _check_best(settings: Settings, evaluations: Mapping[str, RunSpec]) -> None:
+    known = [f"{name}/{metric}" for name, spec in evaluations.items() for metric in spec.metrics]
+    wanted = settings.best_metric
+    if wanted is not None and not any(
+        wanted == name or wanted.startswith(f"{name}/") for name in known
+    ):
+        raise UsageError(
+            f"--best-metric {wanted}: no evaluation gives it; they give {', '.join(known) or 'none'}"
+        )
+
+
+def _warn_of_unsaved(
+    spec: RunSpec, to_save: Mapping[str, Any], warn: Callable[[str], None]
+) -> None:
+    for name, value in unsaved(spec.step, to_save.values()).items():
+        warn(
+            f"the training step uses {name} ({type(value).__name__}), whose state is not in "
+            f"to_save: after a stop it would begin anew. Add it: to_save={{…, {name!r}: …}}"
+        )
+
+
+def _tell_from_handler(text: str) -> None:
+    """Write at once: a signal handler may interrupt a write to a buffered stream."""
+    try:
+        os.write(2, f"\n{text}\n".encode())
+    except OSError:
+        pass  # the terminal is gone, which may be what the signal was for
+
+

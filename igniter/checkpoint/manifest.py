@@ -1,0 +1,204 @@
+"""What a checkpoint's directory says of itself: its name, ``manifest.json``, and its files' sums.
+
+No torch here, so that ``igniter show`` lists and verifies checkpoints without loading them.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from igniter.errors import CheckpointDamaged, RunRefused
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+STATE = "state.pt"
+RANK_STATE = "rank-00000.pt"
+
+_NAME = re.compile(r"iteration-([0-9]{8,})(-final)?")
+_FILE = re.compile(r"state\.pt|rank-[0-9]{5}\.pt")
+_SUM = re.compile(r"[0-9a-f]{64}")
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, order=True)
+class Checkpoint:
+    """One checkpoint on disk: the state after ``iteration`` iterations of the whole run.
+
+    ``final`` is the one made when the run completed, after all that follows its last iteration.
+    Ordered by position.
+    """
+
+    iteration: int
+    final: bool
+    path: Path
+
+    @property
+    def manifest(self) -> Path:
+        """Its manifest's path."""
+        return self.path / MANIFEST
+
+
+def name_of(iteration: int, final: bool) -> str:
+    """The name of a checkpoint's directory."""
+    return f"iteration-{iteration:08d}{'-final' if final else ''}"
+
+
+def scan(directory: Path) -> list[Checkpoint]:
+    """Every directory in ``directory`` named as a checkpoint, sound or not, in order of position.
+
+    A directory that does not exist holds none.
+    """
+    found = []
+    try:
+        entries = list(directory.iterdir())
+    except FileNotFoundError:
+        return []
+    for path in entries:
+        match = _NAME.fullmatch(path.name)
+        if match is None or path.is_symlink() or not path.is_dir():
+            continue
+        checkpoint = Checkpoint(int(match[1]), match[2] is not None, path)
+        if path.name == name_of(checkpoint.iteration, checkpoint.final):
+            found.append(checkpoint)
+    return sorted(found)
+
+
+def serialise(body: Mapping[str, Any]) -> bytes:
+    """The bytes of ``manifest.json`` for ``body``: canonical JSON, with its own checksum added."""
+    plain = json.loads(json.dumps(body))  # as a reader will see it: keys are strings
+    return _canonical({**plain, "checksum": _checksum(plain)})
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The manifest of the checkpoint in the directory ``path``, its own checksum verified.
+
+    Raises:
+        CheckpointDamaged: it is missing, or not byte for byte what igniter writes.
+        RunRefused: a newer igniter wrote it.
+    """
+    file = path / MANIFEST
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise _unreadable(file, error) from error
+    try:
+        manifest: dict[str, Any] = json.loads(data)
+        checksum = manifest.pop("checksum")
+        sound = checksum == _checksum(manifest) and serialise(manifest) == data
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+        sound = False
+    if not sound:
+        raise CheckpointDamaged(f"{file} is damaged: it is not what was written.")
+    version = manifest.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise RunRefused(
+            f"{file} has format version {version}; this igniter reads up to {FORMAT_VERSION}.\n"
+            "A newer igniter wrote this checkpoint: go on with that one."
+        )
+    _check_form(file, manifest)
+    return manifest
+
+
+def open_verified(path: Path, name: str, manifest: Mapping[str, Any]) -> BinaryIO:
+    """The file ``name`` of the checkpoint in ``path``, open at its start, its content verified.
+
+    What is read from the returned file is what was verified, whatever happens to the name.
+
+    Raises:
+        CheckpointDamaged: it is missing, or its size or checksum is not the manifest's.
+    """
+    file, expected = path / name, manifest["files"][name]
+    try:
+        stream = file.open("rb")
+        try:
+            size, digest = _measure(stream)
+            stream.seek(0)
+        except BaseException:
+            stream.close()
+            raise
+    except OSError as error:
+        raise _unreadable(file, error) from error
+    if (size, digest) == (expected["size"], expected["sha256"]):
+        return stream
+    stream.close()
+    if size != expected["size"]:
+        what = f"it has {size} bytes, its manifest says {expected['size']}"
+    else:
+        what = f"its sha256 is {digest[:12]}…, its manifest says {expected['sha256'][:12]}…"
+    raise CheckpointDamaged(f"{file} is damaged: {what}.")
+
+
+def verify(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Read every byte of ``checkpoint`` and return its manifest.
+
+    Raises:
+        CheckpointDamaged: a file is not what the manifest says, or the manifest not that of this
+            position; names the file and what differs.
+        RunRefused: a newer igniter wrote it.
+    """
+    manifest = read(checkpoint.path)
+    check_position(checkpoint, manifest)
+    for name in manifest["files"]:
+        open_verified(checkpoint.path, name, manifest).close()
+    return manifest
+
+
+def check_position(checkpoint: Checkpoint, manifest: Mapping[str, Any]) -> None:
+    """See that the manifest is of the position that the directory's name says.
+
+    Raises:
+        CheckpointDamaged: it is of another one.
+    """
+    name = name_of(manifest["iteration"], manifest["final"])
+    if name != checkpoint.path.name:
+        raise CheckpointDamaged(f"{checkpoint.manifest} is that of {name}: the directory is not.")
+
+
+def _check_form(file: Path, manifest: dict[str, Any]) -> None:
+    """Refuse a manifest with the right checksum that igniter would not have written."""
+    files = manifest.get("files")
+    sound = (
+        type(manifest.get("iteration")) is int
+        and type(manifest.get("final")) is bool
+        and isinstance(files, dict)
+        and {STATE, RANK_STATE} <= set(files)
+        and all(
+            _FILE.fullmatch(name)
+            and isinstance(entry, dict)
+            and type(entry.get("size")) is int
+            and _SUM.fullmatch(str(entry.get("sha256")))
+            for name, entry in files.items()
+        )
+    )
+    if not sound:
+        raise CheckpointDamaged(f"{file} is damaged: igniter writes no manifest like it.")
+
+
+def _canonical(body: Mapping[str, Any]) -> bytes:
+    return (json.dumps(body, sort_keys=True, indent=1) + "\n").encode("ascii")
+
+
+def _checksum(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_canonical(body)).hexdigest()
+
+
+def _measure(stream: BinaryIO) -> tuple[int, str]:
+    size, digest = 0, hashlib.sha256()
+    while chunk := stream.read(_CHUNK):
+        size += len(chunk)
+        digest.update(chunk)
+    return size, digest.hexdigest()
+
+
+def _unreadable(file: Path, error: OSError) -> RunRefused:
+    """A file that is gone or lies on a bad sector is damage; the rest may pass and is not."""
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO):
+        return CheckpointDamaged(f"{file} is damaged: {error.strerror}.")
+    return RunRefused(f"{file} cannot be read: {error.strerror}.\nMend that and start again.")

@@ -1,0 +1,152 @@
+"""What a checkpoint holds of the user's objects: taken from them, and put back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from igniter.errors import CheckpointMismatch, UsageError
+
+
+class SavedObjects:
+    """The objects of ``to_save`` under their names.
+
+    Anything with ``state_dict`` and ``load_state_dict`` will do, and a ``torch.Generator``. A
+    compiled or data-parallel module is saved as the module it wraps, so its files load without the
+    wrapper.
+
+    Raises:
+        UsageError: nothing is to be saved, or an object cannot be.
+    """
+
+    def __init__(self, to_save: Mapping[str, Any]) -> None:
+        if not to_save:
+            raise UsageError(
+                "to_save is empty, so nothing could be resumed; give what training changes, such "
+                'as {"model": model, "optimizer": optimizer}'
+            )
+        for name, value in to_save.items():
+            if not isinstance(value, torch.Generator) and not (
+                hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
+            ):
+                raise UsageError(
+                    f"to_save[{name!r}] is a {type(value).__name__}, which has no state_dict and "
+                    "load_state_dict; leave it out, or give it the two methods"
+                )
+        self._objects = {name: unwrapped(value) for name, value in to_save.items()}
+        self._stepped: set[str] = set()
+        for name, optimizer in self.optimizers.items():
+            self._watch(name, optimizer)
+
+    def _watch(self, name: str, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.register_step_post_hook(lambda *_: self._stepped.add(name))
+
+    @property
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """The modules among the objects."""
+        return {n: o for n, o in self._objects.items() if isinstance(o, torch.nn.Module)}
+
+    @property
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimizers among the objects."""
+        return {n: o for n, o in self._objects.items() if isinstance(o, torch.optim.Optimizer)}
+
+    def begin_iteration(self) -> None:
+        """Forget which optimizers stepped."""
+        self._stepped.clear()
+
+    def capture(self) -> dict[str, Any]:
+        """Each object's state by name; tensors are the objects' own, not copies."""
+        return {name: _state_of(value) for name, value in self._objects.items()}
+
+    def restore(self, state: Mapping[str, Any], origin: str) -> None:
+        """Put back what :meth:`capture` gave; ``origin`` names the checkpoint in errors.
+
+        Raises:
+            CheckpointMismatch: a name is missing on either side, or a state does not fit.
+        """
+        missing = sorted(set(self._objects) - set(state))
+        unknown = sorted(set(state) - set(self._objects))
+        if missing or unknown:
+            raise CheckpointMismatch(
+                f"{origin} does not fit to_save: it lacks {missing or 'nothing'} and holds "
+                f"{unknown or 'nothing'} besides. Use the names it was saved under, or start "
+                "afresh with --resume never"
+            )
+        for name, value in self._objects.items():
+            try:
+                _restore(value, state[name])
+            except (RuntimeError, ValueError, KeyError, TypeError) as error:
+                raise CheckpointMismatch(
+                    f"{origin} does not fit to_save[{name!r}] ({type(value).__name__}): {error}\n"
+                    "The code that builds it has changed since; build it as it was, or start "
+                    "afresh with --resume never"
+                ) from error
+
+    def gradients(self) -> dict[str, list[torch.Tensor | None]]:
+        """The gradients that an optimizer still owes a step: of those that did not step now."""
+        return {
+            name: [parameter.grad for parameter in _parameters(optimizer)]
+            for name, optimizer in self.optimizers.items()
+            if name not in self._stepped
+        }
+
+    def restore_gradients(self, gradients: Mapping[str, list[torch.Tensor | None]]) -> None:
+        """Put back what :meth:`gradients` gave."""
+        for name, saved in gradients.items():
+            for parameter, gradient in zip(_parameters(self.optimizers[name]), saved, strict=True):
+                parameter.grad = None if gradient is None else gradient.to(parameter.device)
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Give every parameter group, and every scheduler that starts from it, a new rate."""
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                if isinstance(group["lr"], torch.Tensor):
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
+                if "initial_lr" in group:
+                    group["initial_lr"] = rate
+        for value in self._objects.values():
+            if hasattr(value, "base_lrs"):
+                value.base_lrs = [rate for _ in value.base_lrs]
+
+    def non_finite(self) -> str | None:
+        """Where a module holds NaN, or a parameter infinity; None where all is well.
+
+        An infinite buffer is not an error: attention masks are.
+        """
+        for name, module in self.modules.items():
+            for key, parameter in module.named_parameters():
+                if not bool(torch.isfinite(parameter.detach()).all()):
+                    return f"to_save[{name!r}].{key}"
+            for key, buffer in module.named_buffers():
+                if buffer.is_floating_point() and bool(torch.isnan(buffer).any()):
+                    return f"to_save[{name!r}].{key}"
+        return None
+
+
+def unwrapped(value: Any) -> Any:
+    """The module inside ``torch.compile`` and data-parallel wrappers; other objects themselves."""
+    if hasattr(value, "_orig_mod"):
+        return unwrapped(value._orig_mod)
+    if isinstance(value, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
+        return unwrapped(value.module)
+    return value
+
+
+def _state_of(value: Any) -> Any:
+    return value.get_state() if isinstance(value, torch.Generator) else value.state_dict()
+
+
+def _restore(value: Any, state: Any) -> None:
+    if isinstance(value, torch.Generator):
+        value.set_state(state)
+    else:
+        value.load_state_dict(state)
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -1,0 +1,250 @@
+"""Checkpoints on disk: commit, load the newest that verifies, prune.
+
+A checkpoint is one directory, and exists under its name only when complete: it is made in a
+temporary sibling, every file is fsynced, the manifest last, and the directory renamed. The new one
+is committed before an old one is removed, and a removal renames first, so that a process that dies
+anywhere leaves the old checkpoints, or the old and the new.
+"""
+
+from __future__ import annotations
+
+import datetime
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from igniter import atomic
+from igniter.checkpoint import files, portable
+from igniter.checkpoint import manifest as manifests
+from igniter.checkpoint.manifest import MANIFEST, RANK_STATE, STATE, Checkpoint, name_of
+from igniter.errors import CheckpointDamaged, NoUsableCheckpoint, RunRefused, UsageError
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint's content. Tensors are on the CPU."""
+
+    checkpoint: Checkpoint
+    manifest: Mapping[str, Any]
+    state: Any
+    rank_state: Any
+
+
+class CheckpointStore:
+    """The checkpoints in one directory, which only this process writes to.
+
+    The directory is the only list of them: what earlier attempts wrote counts like what this one
+    does.
+
+    Args:
+        directory: made when the first checkpoint is committed.
+        keep_last: how many of the newest are kept, at least 1.
+        keep_every: those whose iteration is a multiple of this are kept for ever.
+        warn: told of what is wrong but does not stop the run, in one text.
+
+    Attributes:
+        protected: iterations whose checkpoints are kept, such as those of the best.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        keep_last: int = 3,
+        keep_every: int | None = None,
+        warn: Callable[[str], object] = warnings.warn,
+    ) -> None:
+        """See the class."""
+        if keep_last < 1 or (keep_every is not None and keep_every < 1):
+            raise UsageError(
+                f"keep_last={keep_last}, keep_every={keep_every}: each must be 1 or more."
+            )
+        self.directory = directory
+        self.keep_last = keep_last
+        self.keep_every = keep_every
+        self.protected: Collection[int] = ()
+        self._warn = warn
+
+    def sweep(self) -> None:
+        """Put right what commits and removals cut short left behind. Once, under the run's lock."""
+        try:
+            atomic.sweep(self.directory)
+        except FileNotFoundError:
+            pass  # no checkpoint was ever committed
+        except OSError as error:
+            self._warn(f"{self.directory} could not be tidied: {error}.")
+
+    def list(self) -> list[Checkpoint]:
+        """The complete checkpoints, unverified, in order of position."""
+        return [found for found in manifests.scan(self.directory) if found.manifest.is_file()]
+
+    def find(self, iteration: int) -> Checkpoint | None:
+        """The complete checkpoint of ``iteration``, the final one if there are two, or None."""
+        found = (one for one in reversed(self.list()) if one.iteration == iteration)
+        return next(found, None)
+
+    def commit(
+        self,
+        iteration: int,
+        *,
+        epoch: int,
+        reason: str,
+        final: bool,
+        state: Any,
+        rank_state: Any,
+        extra: Mapping[str, Any],
+    ) -> Checkpoint:
+        """Write a checkpoint, durably, then prune. One at the same position is replaced.
+
+        Args:
+            iteration: iterations done over the whole run; with ``final`` it is the position.
+            epoch: epochs begun.
+            reason: why it was saved, for people.
+            final: the run is complete and ``state`` follows all that its end brings.
+            state: what ``to_save`` holds; see :func:`igniter.checkpoint.portable.encode`.
+            rank_state: what belongs to this process alone, likewise.
+            extra: more entries for the manifest, of JSON's types.
+
+        Raises:
+            UsageError: something in the state is of no type that a checkpoint can hold.
+            OSError: it did not reach the disk; earlier checkpoints stand, nothing is left over.
+        """
+        contents = {
+            STATE: portable.encode(state, "to_save"),
+            RANK_STATE: portable.encode(rank_state, "rank_state"),
+        }
+        checkpoint = Checkpoint(iteration, final, self.directory / name_of(iteration, final))
+        part = atomic.part_name(checkpoint.path)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            part.mkdir()
+            entries = {name: files.write(part / name, held) for name, held in contents.items()}
+            body = {
+                **extra,
+                "format_version": manifests.FORMAT_VERSION,
+                "iteration": iteration,
+                "epoch": epoch,
+                "reason": reason,
+                "final": final,
+                "world_size": 1,
+                "created": datetime.datetime.now(datetime.timezone.utc).isoformat(),
+                "files": entries,
+            }
+            atomic.write_bytes(part / MANIFEST, manifests.serialise(body))
+            atomic.put_directory(part, checkpoint.path)
+        except BaseException:
+            atomic.remove_quietly(part)
+            raise
+        self._link("latest", checkpoint)
+        self.prune()
+        return checkpoint
+
+    def newest(self) -> Loaded | None:
+        """The newest checkpoint that verifies and loads, or None.
+
+        A damaged one is renamed ``damaged-…`` with a warning, and the one before is tried.
+
+        Raises:
+            RunRefused: one cannot be read for a reason that may pass, or a newer igniter wrote it.
+        """
+        for checkpoint in reversed(manifests.scan(self.directory)):
+            try:
+                manifest = manifests.read(checkpoint.path)
+                manifests.check_position(checkpoint, manifest)
+                return _load(checkpoint, manifest)
+            except CheckpointDamaged as error:
+                self._set_aside(checkpoint, error)
+        return None
+
+    def prune(self) -> None:
+        """Remove the checkpoints that nothing asks to keep; what cannot be removed is told of."""
+        every = self.keep_every
+        for checkpoint in self.list()[: -self.keep_last]:
+            iteration = checkpoint.iteration
+            if iteration in self.protected or (every and iteration % every == 0):
+                continue
+            try:
+                atomic.remove(checkpoint.path)
+            except OSError as error:
+                self._warn(f"the old checkpoint {checkpoint.path} could not be removed: {error}.")
+
+    def link_best(self, iteration: int) -> None:
+        """Point the link ``best`` to the checkpoint of ``iteration``, where there is one."""
+        checkpoint = self.find(iteration)
+        if checkpoint is not None:
+            self._link("best", checkpoint)
+
+    def set_aside_after(self, checkpoint: Checkpoint) -> None:
+        """Rename the checkpoints past ``checkpoint`` to ``later-…``, so that it is the newest.
+
+        Raises:
+            RunRefused: one cannot be renamed; ``checkpoint`` is not the newest.
+        """
+        position = (checkpoint.iteration, checkpoint.final)
+        for later in reversed(manifests.scan(self.directory)):  # a death leaves the earlier ones
+            if (later.iteration, later.final) > position:
+                try:
+                    _rename(later.path, "later-")
+                except OSError as error:
+                    raise RunRefused(
+                        f"cannot set the later checkpoint {later.path} aside: {error.strerror}.\n"
+                        "Rename or move it by hand, or give this run another --output-dir."
+                    ) from error
+
+    def _link(self, name: str, checkpoint: Checkpoint) -> None:
+        link = self.directory / name
+        part = atomic.part_name(link)
+        try:
+            part.symlink_to(checkpoint.path.name)
+            part.replace(link)
+        except OSError:  # a convenience only, and some file systems have no links
+            atomic.remove_quietly(part)
+
+    def _set_aside(self, checkpoint: Checkpoint, damage: CheckpointDamaged) -> None:
+        try:
+            outcome = f"It is now {_rename(checkpoint.path, 'damaged-').name}"
+        except OSError as error:
+            outcome = f"It could not be renamed ({error})"
+        self._warn(f"{damage}\n{outcome}; the checkpoint before it is used.")
+
+
+def load(path: Path) -> Loaded:
+    """Load a checkpoint that was named: its directory, or the newest of a run or checkpoints one.
+
+    Nothing is renamed, and nothing else is tried in the place of a damaged one.
+
+    Raises:
+        NoUsableCheckpoint: there is none at ``path``.
+        CheckpointDamaged: it does not verify; the text names the file.
+        RunRefused: it cannot be read, or a newer igniter wrote it.
+    """
+    path = path.resolve()
+    if not (path / MANIFEST).exists():
+        found = manifests.scan(path) or manifests.scan(path / "checkpoints")
+        if not found:
+            raise NoUsableCheckpoint(
+                f"there is no checkpoint at {path}.\n"
+                "Name a run's directory or one of the directories in its checkpoints/."
+            )
+        path = found[-1].path
+    manifest = manifests.read(path)
+    return _load(Checkpoint(manifest["iteration"], manifest["final"], path), manifest)
+
+
+def _load(checkpoint: Checkpoint, manifest: Mapping[str, Any]) -> Loaded:
+    return Loaded(
+        checkpoint,
+        manifest,
+        state=files.read(checkpoint.path, STATE, manifest),
+        rank_state=files.read(checkpoint.path, RANK_STATE, manifest),
+    )
+
+
+def _rename(path: Path, prefix: str) -> Path:
+    """Rename a checkpoint so that it is none any more; return its new path."""
+    target = atomic.unused(path.with_name(prefix + path.name))
+    path.rename(target)
+    atomic.fsync_directory(path.parent)
+    return target

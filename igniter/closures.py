@@ -1,0 +1,100 @@
+"""What a step function uses besides its arguments, to find state that no checkpoint would hold."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from igniter.checkpoint.state import unwrapped
+
+_DEPTH = 4
+
+
+def unsaved(step: Any, saved: Iterable[Any]) -> dict[str, Any]:
+    """Objects with state that ``step`` uses, by the name it uses them under, not among ``saved``.
+
+    Found in its closure, its globals, its bound object, its defaults, and in the functions of the
+    same script that it calls. A part of a saved module counts as saved; an object whose state is
+    empty, such as a loss function, has nothing to lose.
+    """
+    held = {id(part) for value in saved for part in _parts(unwrapped(value))}
+    found: dict[str, Any] = {}
+    for name, value in _used_by(step, _DEPTH, set()):
+        value = unwrapped(value)
+        if id(value) not in held and _has_state(value):
+            found.setdefault(name, value)
+    return found
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    return value.modules() if isinstance(value, torch.nn.Module) else (value,)
+
+
+def _has_state(value: Any) -> bool:
+    if isinstance(value, (type, DataLoader, types.ModuleType)):
+        return False
+    if isinstance(value, torch.Generator):
+        return True
+    if not (hasattr(value, "state_dict") and hasattr(value, "load_state_dict")):
+        return False
+    try:
+        return bool(value.state_dict())
+    except Exception:  # only a hint is at stake, and the object is the user's
+        return False
+
+
+def _used_by(function: Any, depth: int, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    if depth == 0 or id(function) in seen:
+        return
+    seen.add(id(function))
+    if isinstance(function, functools.partial):
+        values = [*function.args, *function.keywords.values()]
+        for value in (function.func, *values):
+            yield from _each(getattr(value, "__name__", type(value).__name__), value, depth, seen)
+    elif isinstance(function, types.MethodType):
+        yield from _each("self", function.__self__, depth, seen)
+        for name, value in vars(function.__self__).items() if _plain(function.__self__) else ():
+            yield from _each(f"self.{name}", value, depth, seen)
+        yield from _used_by(function.__func__, depth, seen)
+    elif isinstance(function, types.FunctionType):
+        for name, value in _names_of(function):
+            yield from _each(name, value, depth, seen)
+    elif _plain(function) and callable(function):
+        yield from _used_by(type(function).__call__.__get__(function), depth, seen)
+
+
+def _each(name: str, value: Any, depth: int, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    yield name, value
+    if isinstance(value, (types.FunctionType, types.MethodType, functools.partial)):
+        yield from _used_by(value, depth - 1, seen)
+    elif isinstance(value, (list, tuple)) and len(value) < 100:
+        for index, item in enumerate(value):
+            yield f"{name}[{index}]", item
+    elif isinstance(value, dict) and len(value) < 100:
+        for key, item in value.items():
+            yield f"{name}[{key!r}]", item
+
+
+def _names_of(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            yield name, cell.cell_contents
+        except ValueError:
+            pass  # not assigned yet
+    for name in function.__code__.co_names:
+        if name in function.__globals__:
+            yield name, function.__globals__[name]
+    for index, value in enumerate(function.__defaults__ or ()):
+        yield f"default {index}", value
+
+
+def _plain(value: Any) -> bool:
+    """Whether ``value`` is an ordinary object of the user's own to look into."""
+    return hasattr(value, "__dict__") and not isinstance(
+        value, (type, types.ModuleType, torch.nn.Module)
+    )

@@ -1,0 +1,105 @@
+"""The loop, on ignite's Engine: one batch, one step, one safe point, again.
+
+ignite's Engine is run without data and keeps its events, its state and its handlers. What it
+cannot do is ours: each iteration fetches its own batch from a position, sets the generators by
+address, and is followed by a hook after *all* handlers of ITERATION_COMPLETED, the only place
+where training looks up from its work.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+
+from igniter.devices import to_device
+from igniter.errors import UsageError
+from igniter.loader import Batches
+from igniter.metrics import Accumulated, samples_in
+from igniter.rng import Address, set_generators
+from igniter.spec import RunSpec
+
+__all__ = ["Engine", "Events", "StepEngine"]
+
+
+class StepEngine(Engine):
+    """Runs a spec's step on batches from a position.
+
+    Args:
+        spec: its step and its batch size.
+        batches: where the next batch comes from.
+        steps: the address of each step's randomness; called with (``stage``, number of the step).
+        device: where batches go.
+        metrics: what takes in each output.
+        after_iteration: called after every handler of each ITERATION_COMPLETED.
+        before_step: called before each step.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        batches: Batches,
+        *,
+        steps: Address,
+        device: torch.device,
+        metrics: list[Accumulated],
+        after_iteration: Callable[[], None],
+        before_step: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(self._one_iteration)
+        # Without a handler of its own, ignite's errors go to stderr beside ours.
+        self.logger.addHandler(logging.NullHandler())
+        self._step = spec.step
+        self._batch_size = spec.batch_size
+        self._batches = batches
+        self._steps = steps
+        self._device = device
+        self._on_cpu = device.type == "cpu"
+        self._metrics = metrics
+        self._after_iteration = after_iteration
+        self._before_step = before_step
+        self._in_mid_epoch = False
+        self.stage = 0
+
+    def _one_iteration(self, engine: Engine, _: Any) -> Any:
+        batch = next(self._batches)
+        if not self._on_cpu:
+            batch = to_device(batch, self._device)
+        self.state.batch = batch
+        set_generators(self._steps(self.stage, self.state.iteration))
+        self._before_step()
+        output = self._step(self, batch)
+        if self._metrics:
+            if not isinstance(output, Mapping):
+                raise UsageError(
+                    f"the step returned {type(output).__name__}, not a dict; return a dict of "
+                    'tensors or numbers, such as {"loss": loss}'
+                )
+            self.state.output = output
+            samples = samples_in(batch, output, self._batch_size)
+            for metric in self._metrics:
+                metric.update(self, output, samples)
+        return output
+
+    def _fire_event(self, event_name: Any, *event_args: Any, **event_kwargs: Any) -> None:
+        # The one method of ignite's that has no public way in: a handler cannot be made to stay
+        # the last one, nor can the run be told that an epoch was begun before.
+        if event_name is Events.EPOCH_STARTED and self._in_mid_epoch:
+            self._in_mid_epoch = False
+            return
+        super()._fire_event(event_name, *event_args, **event_kwargs)
+        if event_name is Events.ITERATION_COMPLETED:
+            self._after_iteration()
+
+    def continue_from(self, iteration: int, *, epoch_length: int, max_epochs: int) -> None:
+        """Make ``iteration``, counted over the whole run, the last one that is done.
+
+        An epoch that was begun is not started again: EPOCH_STARTED does not fire for it.
+        """
+        self.load_state_dict(
+            {"iteration": iteration, "epoch_length": epoch_length, "max_epochs": max_epochs}
+        )
+        self._in_mid_epoch = iteration % epoch_length != 0

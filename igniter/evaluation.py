@@ -1,0 +1,106 @@
+"""An evaluation: without gradients, in eval mode, with randomness of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from igniter.engine import Events, StepEngine
+from igniter.errors import UsageError
+from igniter.loader import Batches
+from igniter.metrics import accumulated
+from igniter.rng import Address
+from igniter.spec import RunSpec
+
+
+class Evaluator:
+    """One named evaluation, run as often as asked; it leaves training as it found it.
+
+    ``interrupted()`` is asked after each batch, and ends the evaluation without a result.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        spec: RunSpec,
+        *,
+        seed: int,
+        device: torch.device,
+        modules: Iterable[torch.nn.Module],
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.name = name
+        self.spec = spec
+        self._modules = list(modules)
+        self._interrupted = interrupted
+        self._batches = Batches(spec.loader, seed=seed, purpose=f"eval/{name}")
+        self._length = spec.epoch_length or self._batches.length
+        if not self._length:
+            raise UsageError(
+                f"the loader of the evaluation {name!r} is empty or cannot tell its length; give "
+                "it batches, or say how many to use with RunSpec(epoch_length=…)"
+            )
+        self._metrics = [
+            accumulated(key, metric, device) for key, metric in spec.metrics.items()
+        ]
+        self.engine = StepEngine(
+            spec,
+            self._batches,
+            steps=Address(seed, f"eval/{name}/step"),
+            device=device,
+            metrics=self._metrics,
+            after_iteration=self._look_up,
+        )
+        self.engine.state.metrics = {}
+        # Before any handler of the user's, which then finds the values in engine.state.metrics.
+        self.engine.add_event_handler(Events.EPOCH_COMPLETED, self._compute)
+
+    def _compute(self) -> None:
+        for metric in self._metrics:
+            self.engine.state.metrics.update(metric.compute())
+
+    def _look_up(self) -> None:
+        if self._interrupted():
+            self.engine.terminate(skip_completed=True)
+
+    def run(self, iteration: int) -> dict[str, float] | None:
+        """The metrics as ``name/metric``, or None where it was interrupted.
+
+        ``iteration`` is where training stands: the data's order and all randomness follow from it
+        alone, not from how many evaluations there were before.
+        """
+        for metric in self._metrics:
+            metric.reset()
+        self.engine.state.metrics = {}
+        self.engine.stage = iteration
+        self._batches.seek(iteration)
+        self.engine.state.max_epochs = None
+        with _eval_mode(self._modules), torch.no_grad():
+            self.engine.run(max_epochs=1, epoch_length=self._length)
+        if self.engine.should_terminate == "skip_completed":
+            return None
+        return {f"{self.name}/{key}": float(v) for key, v in self.engine.state.metrics.items()}
+
+    def close(self) -> None:
+        """End the loader's workers."""
+        self._batches.close()
+
+
+@contextmanager
+def _eval_mode(modules: list[torch.nn.Module]) -> Iterator[None]:
+    """Eval mode within; afterwards each submodule is in the mode that it was in.
+
+    One flag for all would not do: a frozen batch norm stays in eval mode while training.
+    """
+    before = {part: part.training for module in modules for part in module.modules()}
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.train(before[module])
+        for part, training in before.items():
+            part.training = training

@@ -1,0 +1,213 @@
+"""igniter's own flags: their names, types, defaults and help."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from igniter.errors import UsageError
+from igniter.intervals import Interval, parse_interval
+
+_SWITCH: dict[str, Any] = {"action": argparse.BooleanOptionalAction, "default": False}
+STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+
+
+def interval_type(*, allow_time: bool) -> Callable[[str], Interval]:
+    """An argparse type that reads an interval; minutes and seconds only where ``allow_time``."""
+
+    def interval(text: str) -> Interval:
+        try:
+            return parse_interval(text, allow_time=allow_time)
+        except UsageError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return interval
+
+
+def whole_number(minimum: int) -> Callable[[str], int]:
+    """An argparse type that reads a whole number of at least ``minimum``."""
+
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = minimum - 1
+        if value < minimum:
+            raise argparse.ArgumentTypeError(
+                f"'{text}' is not a whole number of at least {minimum}"
+            )
+        return value
+
+    return number
+
+
+def learning_rate(text: str) -> float:
+    """An argparse type that reads a finite number of at least 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of at least 0, such as 1e-3")
+    return value
+
+
+def signal_names(text: str) -> str:
+    """An argparse type that reads ``SIGINT,SIGTERM`` or ``none``, and returns the full names.
+
+    It stays one text, so that it reads the same in a file, on the command line and in tracking.
+    """
+    if text.strip().lower() == "none":
+        return "none"
+    names = [part.strip().upper() for part in text.split(",")]
+    names = [name if name.startswith("SIG") else f"SIG{name}" for name in names]
+    for name in names:
+        if name not in STOP_SIGNALS:
+            raise argparse.ArgumentTypeError(
+                f"'{text}': {name} is not one of {', '.join(STOP_SIGNALS)}; "
+                "give some with commas between them, or none"
+            )
+    return ",".join(dict.fromkeys(names))
+
+
+class _BarSwitch(argparse.BooleanOptionalAction):
+    """``--train-pbar`` and ``--no-train-pbar`` as values of ``--progress``."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        off = option_string is not None and option_string.startswith("--no-")
+        setattr(namespace, self.dest, "none" if off else "bar")
+
+
+class _Group:
+    """One titled group of the help, whose every line ends with the default."""
+
+    def __init__(self, parser: argparse.ArgumentParser, title: str) -> None:
+        self._group = parser.add_argument_group(title)
+
+    def add(self, name: str, text: str, *others: str, unset: str = "", **options: Any) -> None:
+        """Add a flag; ``unset`` says what happens where no default is a value."""
+        shown = unset or "%(default)s"
+        action = self._group.add_argument(name, *others, **options)
+        # Set afterwards: Python 3.10 adds a default of its own to a switch's help.
+        action.help = f"{text} (default: {shown})"
+
+    def add_hidden(self, *names: str, **options: Any) -> None:
+        """Let pytorch-igniter's names set what a flag above sets, without a line in the help."""
+        self._group.add_argument(
+            *names, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **options
+        )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add igniter's flags, in titled groups, each with its default in its help."""
+    _add_training(_Group(parser, "Training").add)
+    _add_run_and_files(_Group(parser, "Run and files").add)
+    _add_saving(_Group(parser, "Saving"))
+    _add_evaluation_and_output(_Group(parser, "Evaluation and output"))
+    _add_tracking(_Group(parser, "Tracking").add)
+    _add_configuration(_Group(parser, "Configuration").add)
+
+
+def _add_training(add: Callable[..., None]) -> None:
+    count: dict[str, Any] = {"type": whole_number(1), "metavar": "N"}
+    add("--max-epochs", "train for N epochs in all", default=10, **count)
+    add("--max-iterations", "end after N iterations at the latest", unset="no limit", **count)
+    add("--epoch-length", "iterations in an epoch", unset="the length of the loader", **count)
+    add("--batch-size", "samples in a batch", default=64, **count)
+    add("--learning-rate", "of the optimizer", type=learning_rate, default=1e-3, metavar="RATE")
+    add("--seed", "seed of everything random", type=whole_number(0), default=0, metavar="N")
+    add("--deterministic", "use deterministic kernels only; may be slower", **_SWITCH)
+    add("--device", "auto, cpu, cuda, cuda:1, mps …", default="auto", metavar="NAME")
+    workers = "processes that load data; 0: load in the main process"
+    add("--workers", workers, type=whole_number(0), default=0, metavar="N")
+    nan = "what to do when the loss or the state is not finite"
+    add("--on-nan", nan, choices=("stop", "warn"), default="stop")
+    signals = "signals that save a checkpoint and end the program: names with commas, or none"
+    default = "SIGINT,SIGTERM,SIGHUP"
+    add("--stop-signals", signals, type=signal_names, default=default, metavar="NAMES")
+
+
+def _add_run_and_files(add: Callable[..., None]) -> None:
+    directory: dict[str, Any] = {"type": Path, "metavar": "DIR"}
+    add("--output-dir", "the run's directory", unset="output/SCRIPT-IDENTITY", **directory)
+    checkpoints = "OUTPUT_DIR/checkpoints"
+    add("--checkpoint-dir", "where checkpoints are kept", unset=checkpoints, **directory)
+    model = "where the exported model is put"
+    add("--model-dir", model, unset="OUTPUT_DIR/model", **directory)
+    resume = (
+        "auto: go on from the newest checkpoint, if any; always: also when arguments that shape "
+        "the result have changed; never: start afresh and set the old run aside; must: fail when "
+        "there is no checkpoint; or the PATH of a checkpoint"
+    )
+    add("--resume", resume, default="auto", metavar="HOW")
+    override = "after a resume, set the new value of learning_rate in the optimizers; repeatable"
+    names = ("learning_rate",)
+    add("--override", override, unset="none", action="append", choices=names, default=[])
+    add("--strict", "refuse to resume with another script, commit or version", **_SWITCH)
+    add("--break-lock", "take over a run that another host seems to hold", **_SWITCH)
+
+
+def _add_saving(group: _Group) -> None:
+    count: dict[str, Any] = {"type": whole_number(1), "metavar": "N"}
+    every: dict[str, Any] = {"type": interval_type(allow_time=True), "metavar": "INTERVAL"}
+    group.add("--save-every", "when to save", default="1 epoch, 5 minutes", **every)
+    group.add_hidden("--save-event", dest="save_every", **every)
+    group.add("--keep-last", "keep the N newest checkpoints", "--n-saved", default=3, **count)
+    multiples = "keep for ever each checkpoint at a multiple of N iterations"
+    group.add("--keep-every", multiples, unset="none", **count)
+    metric = "keep the best checkpoints by this metric too, such as eval/accuracy"
+    group.add("--best-metric", metric, unset="none", metavar="NAME")
+    group.add("--best-mode", "which value is better", choices=("max", "min"), default="max")
+    best = "keep the N best checkpoints, where there is a --best-metric"
+    group.add("--keep-best", best, type=whole_number(0), default=1, metavar="N")
+
+
+def _add_evaluation_and_output(group: _Group) -> None:
+    every: dict[str, Any] = {"type": interval_type(allow_time=False), "metavar": "INTERVAL"}
+    timed: dict[str, Any] = {"type": interval_type(allow_time=True), "metavar": "INTERVAL"}
+    group.add("--eval-every", "when to evaluate", default="1 epoch", **every)
+    group.add_hidden("--eval-event", dest="eval_every", **every)
+    size: dict[str, Any] = {"type": whole_number(1), "metavar": "N"}
+    group.add("--eval-batch-size", "samples in a batch of evaluation", unset="--batch-size", **size)
+    group.add("--log-every", "when to log metrics", default="100 iterations", **every)
+    group.add_hidden("--train-log-event", "--eval-log-event", dest="log_every", **every)
+    group.add("--print-every", "when to print a line", default="1 epoch, 1 minute", **timed)
+    group.add_hidden("--train-print-event", "--eval-print-event", dest="print_every", **timed)
+    progress = "how to show progress; auto: a bar in a terminal, else plain lines"
+    shapes = ("auto", "bar", "plain", "json", "none")
+    group.add("--progress", progress, choices=shapes, default="auto")
+    group.add_hidden("--train-pbar", "--eval-pbar", dest="progress", action=_BarSwitch)
+
+
+def _add_tracking(add: Callable[..., None]) -> None:
+    boolean = argparse.BooleanOptionalAction
+    add("--mlflow", "track the run with MLflow", action=boolean, default=True)
+    store = "MLFLOW_TRACKING_URI, or sqlite:///mlflow.db in the working directory"
+    add("--mlflow-tracking-uri", "where runs are tracked", unset=store, metavar="URI")
+    experiment = "MLFLOW_EXPERIMENT_NAME, or the script's name"
+    add(
+        "--mlflow-experiment-name", "experiment to put the run in", unset=experiment, metavar="NAME"
+    )
+    run = "the name of the run's directory"
+    add("--mlflow-run-name", "what to call the run", unset=run, metavar="NAME")
+    user = "user name; the password is read from MLFLOW_TRACKING_PASSWORD alone"
+    add("--mlflow-tracking-username", user, unset="none", metavar="NAME")
+
+
+def _add_configuration(add: Callable[..., None]) -> None:
+    config = (
+        "read settings from a YAML file or a preset (debug, preemptible, reproducible); "
+        "repeatable, later ones win; IGNITER_* variables win over them and flags over all"
+    )
+    add("--config", config, unset="none", action="append", default=[], metavar="NAME")
+    show = "print every setting and where it came from, as YAML for --config, and exit"
+    add("--print-config", show, action="store_true")

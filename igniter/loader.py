@@ -1,0 +1,373 @@
+"""Batches from any position of a plain ``DataLoader``, the same for any number of workers.
+
+The user's loader is taken apart and put together again round the same dataset, collate function
+and worker settings. What changes is where indices come from: each batch carries a key (seed,
+indices), and the seed is set in whichever process loads the batch. So the data, its order and its
+augmentation depend on (seed, pass, batch number) alone: not on the number of workers, on what was
+prefetched, or on where the run was stopped.
+
+A pass is one trip through the loader; a position is (pass, number of its batches consumed).
+"""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import ctypes
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    get_worker_info,
+)
+
+from igniter.errors import UsageError
+from igniter.order import Sequential, Shuffled
+from igniter.rng import Address, set_generators
+from igniter.signals import ignore_in_worker
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Batches:
+    """An endless iterator over the passes of a loader, from a position on.
+
+    ``loader`` is a ``DataLoader`` or any iterable that can be iterated again. ``purpose`` keeps
+    the draws of training apart from those of each evaluation.
+    """
+
+    def __init__(self, loader: Any, *, seed: int, purpose: str, rank: int = 0) -> None:
+        self._open, self._sampler = _source(loader, seed, purpose, rank)
+        self._iterator: Iterator[Any] | None = None
+        self._closed_at_exit = False
+        self.length = _length(loader)
+        self.pass_ = 0
+        self.number = 0
+
+    def seek(self, pass_: int, number: int = 0) -> None:
+        """Make batch ``number`` of ``pass_`` the next one."""
+        self.pass_, self.number = pass_, number
+        self._iterator = None
+
+    def __iter__(self) -> Batches:
+        return self
+
+    def __next__(self) -> Any:
+        if self._iterator is None:
+            self._iterator = self._open(self.pass_, self.number)
+            if not self._closed_at_exit:
+                # At exit multiprocessing terminates and joins its workers; ours ignore SIGTERM.
+                atexit.register(self.close)
+                self._closed_at_exit = True
+        while True:
+            try:
+                batch = next(self._iterator)
+            except StopIteration:
+                self._begin_next_pass()
+                continue
+            self.number += 1
+            return batch
+
+    def _begin_next_pass(self) -> None:
+        if self.number == 0:
+            raise UsageError(
+                f"the loader gave no batch in pass {self.pass_ + 1}: it is empty, or it is an "
+                "iterator that can be used only once; hand in a loader that can be iterated again"
+            )
+        self.pass_, self.number = self.pass_ + 1, 0
+        self._iterator = self._open(self.pass_, 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, and the sampler's own state where it has one."""
+        state: dict[str, Any] = {"pass": self.pass_, "number": self.number}
+        if self._sampler is not None:
+            state["sampler"] = self._sampler.state_at(self.number)
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to where :meth:`state_dict` was taken."""
+        self.seek(state["pass"], state["number"])
+        if self._sampler is not None and state.get("sampler") is not None:
+            self._sampler.restore(state["sampler"])
+
+    def close(self) -> None:
+        """End the workers; one that does not answer is killed (it ignores SIGTERM)."""
+        atexit.unregister(self.close)
+        self._closed_at_exit = False
+        self._iterator = None
+        self._open.close()
+
+
+def _source(
+    loader: Any, seed: int, purpose: str, rank: int
+) -> tuple[_Seekable | _Replayed, _StatefulSampler | None]:
+    """How to open ``loader`` at a position, and its sampler if that keeps a state of its own."""
+    load = Address(seed, f"{purpose}/load", rank)
+    plain = isinstance(loader, DataLoader) and type(loader).__iter__ is DataLoader.__iter__
+    if not plain:
+        return _Replayed(loader, load), None
+    if isinstance(loader.dataset, IterableDataset):
+        generator = torch.Generator()
+        return _Replayed(_rebuilt(loader, loader.dataset, None, generator), load, generator), None
+    keys = _Keys(loader, Address(seed, f"{purpose}/order", rank), load)
+    return _Seekable(loader, keys), keys.stateful
+
+
+def _length(loader: Any) -> int | None:
+    """Batches in a pass, or None where the loader cannot say."""
+    try:
+        return len(loader)
+    except TypeError:
+        return None
+
+
+class _Key(NamedTuple):
+    """What is sent to the process that loads a batch."""
+
+    seed: int
+    indices: Any
+
+
+class _Seeded(Dataset[Any]):
+    """The user's dataset, its randomness set by the key of what is asked for.
+
+    The fetcher collates right after in the same process, so collating is under the same seed.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __getitems__(self, key: _Key) -> Any:
+        set_generators(key.seed)
+        whole_batch = getattr(self.dataset, "__getitems__", None)
+        if whole_batch:
+            return whole_batch(key.indices)
+        return [self.dataset[index] for index in key.indices]
+
+    def __getitem__(self, key: _Key) -> Any:
+        set_generators(key.seed)
+        return self.dataset[key.indices]
+
+
+class _Keys:
+    """The batch sampler (or sampler, without batching) of a rebuilt loader: one key a batch."""
+
+    def __init__(self, loader: DataLoader[Any], order: Address, load: Address) -> None:
+        self._order, self._load = order, load
+        self._sampler: Any = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+        self._length = _known_length(self._sampler)
+        self._inner = getattr(self._sampler, "sampler", None)
+        self.stateful = _StatefulSampler.of(self._sampler) or _StatefulSampler.of(self._inner)
+        self.pass_, self.start = 0, 0
+
+    def __iter__(self) -> Iterator[_Key]:
+        pass_ = self.pass_
+        draws = self._computed(pass_) if self._length is not None else self._drawn(pass_)
+        for number, indices in draws:
+            yield _Key(self._load(pass_, number), indices)
+
+    def _computed(self, pass_: int) -> Iterator[tuple[int, Any]]:
+        """The order worked out at the position itself."""
+        assert self._length is not None
+        shuffled = isinstance(self._innermost(), RandomSampler)
+        order: Any = (
+            Shuffled(self._length, self._order(pass_)) if shuffled else Sequential(self._length)
+        )
+        if not isinstance(self._sampler, BatchSampler):
+            for number in range(self.start, self._length):
+                yield number, order.slice(number, number + 1)[0]
+            return
+        size, number = self._sampler.batch_size, self.start
+        while True:
+            indices = order.slice(number * size, (number + 1) * size)
+            if not indices or (len(indices) < size and self._sampler.drop_last):
+                return
+            yield number, indices
+            number += 1
+
+    def _innermost(self) -> Any:
+        return self._inner if isinstance(self._sampler, BatchSampler) else self._sampler
+
+    def _drawn(self, pass_: int) -> Iterator[tuple[int, Any]]:
+        """The user's own sampler, run from the pass's start: its indices, not its data."""
+        for sampler in (self._sampler, self._inner):
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(pass_)
+            generator = getattr(sampler, "generator", None)
+            if isinstance(generator, torch.Generator):
+                generator.manual_seed(self._order(pass_))
+        number = self.stateful.begin() if self.stateful else 0
+        set_generators(self._order(pass_, number))
+        draws = iter(self._sampler)
+        while True:
+            set_generators(self._order(pass_, number))
+            try:
+                indices = next(draws)
+            except StopIteration:
+                return
+            if self.stateful:
+                self.stateful.note(number + 1)
+            if number >= self.start:
+                yield number, indices
+            number += 1
+
+
+def _known_length(sampler: Any) -> int | None:
+    """The number of indices, where the order is one that is worked out rather than drawn."""
+    if type(sampler) is BatchSampler:
+        sampler = sampler.sampler
+    if type(sampler) is SequentialSampler:
+        return len(sampler.data_source)
+    if type(sampler) is RandomSampler and not sampler.replacement:
+        length = len(sampler.data_source)
+        return length if sampler.num_samples == length else None
+    return None
+
+
+class _StatefulSampler:
+    """A sampler with a ``state_dict`` of its own, which prefetching runs ahead of training.
+
+    Its state after each batch drawn is kept until that batch is consumed.
+    """
+
+    def __init__(self, sampler: Any) -> None:
+        self._sampler = sampler
+        self._states: dict[int, Any] = {}
+        self._first = 0
+
+    @classmethod
+    def of(cls, sampler: Any) -> _StatefulSampler | None:
+        has_state = hasattr(sampler, "state_dict") and hasattr(sampler, "load_state_dict")
+        return cls(sampler) if has_state else None
+
+    def begin(self) -> int:
+        """The number of the batch that its next iterator gives first."""
+        first, self._first = self._first, 0
+        self._states = {first: copy.deepcopy(self._sampler.state_dict())}
+        return first
+
+    def note(self, number: int) -> None:
+        self._states[number] = copy.deepcopy(self._sampler.state_dict())
+
+    def state_at(self, number: int) -> Any:
+        self._states = {at: state for at, state in self._states.items() if at >= number}
+        return {"number": number, "state": self._states.get(number)}
+
+    def restore(self, saved: Any) -> None:
+        if saved["state"] is not None:
+            self._sampler.load_state_dict(saved["state"])
+            self._first = saved["number"]
+
+
+class _Seekable:
+    """A map-style loader, opened at any position without loading what comes before it."""
+
+    def __init__(self, loader: DataLoader[Any], keys: _Keys) -> None:
+        self._keys = keys
+        self._generator = torch.Generator()
+        self._loader = _rebuilt(loader, _Seeded(loader.dataset), keys, self._generator)
+        self._iterator: Iterator[Any] | None = None
+
+    def __call__(self, pass_: int, start: int) -> Iterator[Any]:
+        self._keys.pass_, self._keys.start = pass_, start
+        self._iterator = iter(self._loader)
+        return self._iterator
+
+    def close(self) -> None:
+        _end_workers(self._loader, self._iterator)
+        self._iterator = None
+
+
+class _Replayed:
+    """Any iterable of batches, run from the pass's start and thrown away up to the position."""
+
+    def __init__(self, loader: Any, load: Address, generator: torch.Generator | None = None) -> None:
+        self._loader, self._load, self._generator = loader, load, generator
+        self._iterator: Iterator[Any] | None = None
+
+    def __call__(self, pass_: int, start: int) -> Iterator[Any]:
+        if self._generator is not None:
+            self._generator.manual_seed(self._load(pass_))
+        if hasattr(self._loader, "set_epoch"):
+            self._loader.set_epoch(pass_)
+        set_generators(self._load(pass_))
+        self._iterator = iter(self._loader)
+        return self._from(self._iterator, pass_, start)
+
+    def close(self) -> None:
+        _end_workers(self._loader, self._iterator)
+        self._iterator = None
+
+    def _from(self, batches: Iterator[Any], pass_: int, start: int) -> Iterator[Any]:
+        number = 0
+        while True:
+            set_generators(self._load(pass_, number))
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            if number >= start:
+                yield batch
+            number += 1
+
+
+def _end_workers(loader: Any, iterator: Any) -> None:
+    """End the workers of a DataLoader's iterator; of anything else, nothing."""
+    shut_down = getattr(iterator, "_shutdown_workers", None)
+    if shut_down is None:
+        return
+    shut_down()
+    for worker in getattr(iterator, "_workers", ()):
+        if worker.is_alive():
+            worker.kill()
+    if getattr(loader, "_iterator", None) is iterator:
+        loader._iterator = None  # persistent workers: the next pass starts new ones
+
+
+def _rebuilt(
+    loader: DataLoader[Any], dataset: Any, keys: _Keys | None, generator: torch.Generator
+) -> DataLoader[Any]:
+    """``loader`` again, with its own settings but for where indices and seeds come from."""
+    settings: dict[str, Any] = {
+        name: getattr(loader, name)
+        for name in ("num_workers", "collate_fn", "pin_memory", "timeout", "persistent_workers")
+    }
+    if loader.num_workers > 0:
+        settings["prefetch_factor"] = loader.prefetch_factor
+        settings["multiprocessing_context"] = loader.multiprocessing_context
+        settings["worker_init_fn"] = _WorkerStart(loader.worker_init_fn)
+    if keys is not None and loader.batch_sampler is not None:
+        settings["batch_sampler"] = keys
+    else:
+        settings["batch_size"] = loader.batch_size
+        settings["sampler"] = keys
+        settings["drop_last"] = loader.drop_last
+    return DataLoader(dataset, generator=generator, **settings)
+
+
+class _WorkerStart:
+    """What a loader worker does first. A class, so that it can be pickled for spawned workers."""
+
+    def __init__(self, users_own: Callable[[int], None] | None) -> None:
+        self._users_own = users_own
+
+    def __call__(self, worker_id: int) -> None:
+        ignore_in_worker()
+        if sys.platform == "linux":
+            # A worker that ignores SIGTERM must still end with a parent that was killed.
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        info = get_worker_info()
+        if info is not None and isinstance(info.dataset, _Seeded):
+            # WorkerInfo is frozen; the user's code looks for the user's dataset there.
+            object.__setattr__(info, "dataset", info.dataset.dataset)
+        if self._users_own is not None:
+            self._users_own(worker_id)

@@ -1,0 +1,289 @@
+"""Averages over samples, and the metrics of ignite and torchmetrics, as state that can be saved.
+
+An average is the sum of (value x samples) over the samples seen, so a short last batch counts for
+what it holds. Values stay on their device and are never read in the loop: they are kept, detached,
+and folded into a float64 sum a block at a time. A block is full after a fixed count, so that
+neither logging nor saving changes the order in which floating-point numbers are added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import torch
+from ignite.engine import Engine
+from ignite.metrics import Metric as IgniteMetric
+
+from igniter.errors import UsageError
+
+_BLOCK = 64
+
+
+class Average:
+    """The mean over samples of a number or tensor that each step returns."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._total: Any = 0.0
+        self._samples = 0
+        self._block: list[torch.Tensor] = []
+        self._weights: list[int] = []
+
+    def update(self, value: Any, samples: int) -> None:
+        """Count ``value`` for ``samples`` samples; a tensor of several elements, for its elements."""
+        if not isinstance(value, torch.Tensor):
+            self._total = self._total + float(value) * samples
+            self._samples += samples
+            return
+        value = value.detach()
+        if value.ndim > 0:
+            samples = value.numel()
+            self._append(value.sum(dtype=_widest(value)), 1)
+        else:
+            self._append(value, samples)
+        self._samples += samples
+
+    def _append(self, value: torch.Tensor, weight: int) -> None:
+        self._block.append(value)
+        self._weights.append(weight)
+        if len(self._block) == _BLOCK:
+            self._total = self._total + self._block_sum()
+            self._block, self._weights = [], []
+
+    def _block_sum(self) -> Any:
+        if not self._block:
+            return 0.0
+        values = torch.stack(self._block)
+        wide = _widest(values)
+        weights = torch.tensor(self._weights, dtype=wide, device=values.device)
+        return (values.to(wide) * weights).sum()
+
+    def compute(self) -> float | None:
+        """The mean so far, None where no sample was counted. Reads the device."""
+        if self._samples == 0:
+            return None
+        return float(self._total + self._block_sum()) / self._samples
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums, and the block that is not full yet."""
+        return {
+            "total": self._total,
+            "samples": self._samples,
+            "block": torch.stack(self._block) if self._block else None,
+            "weights": list(self._weights),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
+        """Take up the sums of :meth:`state_dict`, on ``device``."""
+        total, block = state["total"], state["block"]
+        self._total = total.to(device) if isinstance(total, torch.Tensor) else total
+        self._samples = state["samples"]
+        self._block = [] if block is None else list(block.to(device).unbind())
+        self._weights = list(state["weights"])
+
+
+def _widest(tensor: torch.Tensor) -> torch.dtype:
+    """Float64 where the device has it."""
+    return torch.float32 if tensor.device.type == "mps" else torch.float64
+
+
+class Accumulated(Protocol):
+    """What a metric has to offer to be followed over an epoch or an evaluation."""
+
+    def reset(self) -> None:
+        """Begin anew."""
+
+    def update(self, engine: Engine, output: Any, samples: int) -> None:
+        """Take in one step's output."""
+
+    def compute(self) -> dict[str, float]:
+        """The values by name, read from the device; empty where there is nothing to tell."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What makes it go on from here."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+
+
+class KeyAverage:
+    """The average of one key of the step's output."""
+
+    def __init__(self, name: str, key: str, device: torch.device) -> None:
+        self._name, self._key, self._device = name, key, device
+        self._average = Average()
+        self.reset = self._average.reset
+        self.state_dict = self._average.state_dict
+
+    def update(self, engine: Engine, output: Any, samples: int) -> None:
+        """Count the key's value for ``samples`` samples."""
+        try:
+            value = output[self._key]
+        except (KeyError, TypeError, IndexError):
+            raise _missing_key(self._name, self._key, output) from None
+        self._average.update(value, samples)
+
+    def compute(self) -> dict[str, float]:
+        """The mean under the metric's name."""
+        mean = self._average.compute()
+        return {} if mean is None else {self._name: mean}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state."""
+        self._average.load_state_dict(state, self._device)
+
+
+def _missing_key(name: str, key: str, output: Any) -> UsageError:
+    if not isinstance(output, Mapping):
+        return UsageError(
+            f"the step returned {type(output).__name__}, not a dict; metric {name!r} reads the key "
+            f"{key!r}: return a dict such as {{{key!r}: loss}}"
+        )
+    held = ", ".join(repr(str(found)) for found in output) or "nothing"
+    return UsageError(
+        f"the step's output lacks {key!r}, which metric {name!r} reads; it holds {held}"
+    )
+
+
+class IgniteAccumulated:
+    """A metric of ``ignite.metrics``, updated by igniter so that its state can be kept."""
+
+    def __init__(self, name: str, metric: IgniteMetric) -> None:
+        self._name, self._metric = name, metric
+        self._updated = False
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self._metric.reset()
+        self._updated = False
+
+    def update(self, engine: Engine, output: Any, samples: int) -> None:
+        """Hand over the output, as (prediction, target) where it holds those."""
+        self._updated = True
+        pair = _prediction_and_target(output)
+        if pair is None:
+            self._metric.iteration_completed(engine)
+        else:
+            self._metric.update(pair)
+
+    def compute(self) -> dict[str, float]:
+        """Every number the metric gives."""
+        return _flat(self._name, self._metric.compute()) if self._updated else {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The metric's own state."""
+        return {"updated": self._updated, "metric": dict(self._metric.state_dict())}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state."""
+        self._updated = state["updated"]
+        self._metric.load_state_dict(state["metric"])
+
+
+class TorchmetricsAccumulated:
+    """A metric or collection of torchmetrics (recognised by its methods, not imported)."""
+
+    def __init__(self, name: str, metric: Any, device: torch.device) -> None:
+        self._name = name
+        self._metric = metric.to(device)
+        self._metric.persistent(True)
+        self._updated = False
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self._metric.reset()
+        self._updated = False
+
+    def update(self, engine: Engine, output: Any, samples: int) -> None:
+        """Hand over prediction and target."""
+        pair = _prediction_and_target(output)
+        if pair is None:
+            raise _missing_key(self._name, "prediction", output)
+        self._metric.update(*pair)
+        self._updated = True
+
+    def compute(self) -> dict[str, float]:
+        """Every number the metric gives."""
+        return _flat(self._name, self._metric.compute()) if self._updated else {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The metric's own state."""
+        return {"updated": self._updated, "metric": self._metric.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state."""
+        self._updated = state["updated"]
+        self._metric.load_state_dict(state["metric"])
+        if self._updated:
+            # torchmetrics keeps the count of updates outside its state and warns at 0.
+            self._metric._update_count = max(1, getattr(self._metric, "_update_count", 1))
+
+
+def _prediction_and_target(output: Any) -> tuple[Any, Any] | None:
+    for prediction, target in (("prediction", "target"), ("y_pred", "y")):
+        if isinstance(output, Mapping) and prediction in output and target in output:
+            return output[prediction], output[target]
+    return None
+
+
+def _flat(name: str, value: Any) -> dict[str, float]:
+    if isinstance(value, Mapping):
+        return {
+            full: number
+            for key, part in value.items()
+            for full, number in _flat(f"{name}/{key}" if name else str(key), part).items()
+        }
+    if isinstance(value, torch.Tensor) and value.ndim > 0:
+        return {f"{name}/{index}": float(part) for index, part in enumerate(value.flatten())}
+    return {name: float(value)}
+
+
+def accumulated(name: str, metric: Any, device: torch.device) -> Accumulated:
+    """What follows ``metric`` under ``name``: a key's average, or the metric itself.
+
+    Raises:
+        UsageError: ``metric`` is none of a key, an ignite Metric and a torchmetrics Metric.
+    """
+    if isinstance(metric, str):
+        return KeyAverage(name, metric, device)
+    if isinstance(metric, IgniteMetric):
+        return IgniteAccumulated(name, metric)
+    if all(callable(getattr(metric, needed, None)) for needed in ("update", "compute", "persistent")):
+        return TorchmetricsAccumulated(name, metric, device)
+    raise UsageError(
+        f"metric {name!r} is a {type(metric).__name__}; give a key of the step's output, a metric "
+        "of ignite.metrics, or one of torchmetrics"
+    )
+
+
+def samples_in(
+    batch: Any, output: Any, batch_size: Callable[[Any], int] | None = None
+) -> int:
+    """How many samples a batch counts for.
+
+    What the step returned as ``batch_size``, else what ``batch_size(batch)`` says, else the first
+    dimension of the first tensor in the batch, else 1.
+    """
+    if isinstance(output, Mapping) and "batch_size" in output:
+        return int(output["batch_size"])
+    if batch_size is not None:
+        return int(batch_size(batch))
+    first = _first_tensor(batch)
+    return 1 if first is None or first.ndim == 0 else first.shape[0]
+
+
+def _first_tensor(batch: Any) -> torch.Tensor | None:
+    if isinstance(batch, torch.Tensor):
+        return batch
+    parts = batch.values() if isinstance(batch, Mapping) else batch
+    if isinstance(parts, (str, bytes)) or not hasattr(parts, "__iter__"):
+        return None
+    for part in parts:
+        found = _first_tensor(part)
+        if found is not None:
+            return found
+    return None

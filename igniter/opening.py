@@ -1,0 +1,311 @@
+"""Which run is this, and from where does it go on? Answered before anything is trained."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from igniter import rundir
+from igniter.checkpoint.store import CheckpointStore, Loaded, load
+from igniter.errors import IdentityMismatch, NoUsableCheckpoint, RunRefused, UsageError
+from igniter.identity import differences, digest, plain, shaping
+from igniter.lock import RunLock
+from igniter.provenance import Provenance, collect, drift
+from igniter.rundir import Paths, RunRecord
+from igniter.result import Result
+from igniter.secrets import mask_mapping, mask_uri
+from igniter.settings import Settings
+from igniter.tracking.uri import DEFAULT_URI, resolve
+
+_MODES = ("auto", "always", "never", "must")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked for: the run's name, and its arguments."""
+
+    name: str | None
+    identity: Mapping[str, Any]
+    parameters: Mapping[str, Any]
+
+    @property
+    def script(self) -> Path | None:
+        """The script that runs, None in a notebook or an interpreter."""
+        path = Path(sys.argv[0])
+        return path if path.suffix == ".py" and path.is_file() else None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run that is ready to be trained: its files, its lock, and where it goes on from."""
+
+    paths: Paths
+    lock: RunLock
+    record: RunRecord
+    store: CheckpointStore
+    loaded: Loaded | None
+    own: bool
+    provenance: Provenance
+
+    @property
+    def iteration(self) -> int:
+        """The last iteration that is done."""
+        return 0 if self.loaded is None else self.loaded.checkpoint.iteration
+
+    def is_finished(self, total: int) -> bool:
+        """Whether the run completed before, and is not asked to go further than it was then."""
+        before = self.record.total_iterations or 0
+        completed = self.record.status == "completed" and self.loaded is not None
+        return completed and (self.iteration >= total or total <= before)
+
+    def result(self, status: Literal["completed", "interrupted"], signal: int | None = None) -> Result:
+        """How the run stands now."""
+        record = self.record
+        best = None if record.best is None else self.store.find(record.best["iteration"])
+        return Result(
+            status=status,
+            iteration=record.iteration,
+            epoch=record.epoch,
+            metrics=dict(record.metrics),
+            run_dir=self.paths.root,
+            best_checkpoint=None if best is None else best.path,
+            mlflow_run_id=record.mlflow_run_id,
+            signal=signal,
+        )
+
+    @property
+    def journal_offset(self) -> int:
+        """The byte of the journal up to which it is settled."""
+        if self.loaded is None or not self.own:
+            return 0
+        return int(self.loaded.manifest.get("journal_offset", 0))
+
+
+def asked(
+    settings: Settings,
+    name: str | None,
+    identity: Mapping[str, Any] | None,
+    parameters: Mapping[str, Any] | None,
+) -> Asked:
+    """What a call of ``train`` asks for; the seed shapes every result."""
+    if identity is None:
+        identity = shaping(parameters or {})
+    return Asked(name, {"seed": settings.seed, **identity}, parameters or {})
+
+
+def locate(settings: Settings, asked: Asked) -> Paths:
+    """The run's paths: as told, or by the script's name and the identity."""
+    if settings.output_dir is not None:
+        root = Path(settings.output_dir)
+    else:
+        script = asked.script.stem if asked.script else "run"
+        root = Path("output") / f"{script}-{digest(asked.identity)}"
+    parts = [
+        None if given is None else Path(given)
+        for given in (settings.checkpoint_dir, settings.model_dir)
+    ]
+    if asked.name is not None:
+        root = root / asked.name
+        parts = [None if part is None else part / asked.name for part in parts]
+    return Paths(root, *parts)
+
+
+def open_run(
+    settings: Settings,
+    asked: Asked,
+    *,
+    notify: Callable[[str], None],
+    warn: Callable[[str], None],
+) -> Opened:
+    """Take the run's lock, find out where it goes on, and record the attempt.
+
+    Raises:
+        RunRefused: another process holds it, it is another run, or it cannot go on as asked.
+        UsageError: its directory cannot be written to.
+    """
+    paths = locate(settings, asked)
+    if settings.resume == "never" and paths.run_yaml.exists():
+        with RunLock.acquire(paths.lock, break_lock=settings.break_lock, notify=notify):
+            notify(f"the earlier run is set aside as {rundir.set_aside(paths)}")
+    rundir.create(paths)
+    lock = RunLock.acquire(paths.lock, break_lock=settings.break_lock, notify=notify)
+    try:
+        return _open_locked(settings, asked, paths, lock, warn)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _open_locked(
+    settings: Settings,
+    asked: Asked,
+    paths: Paths,
+    lock: RunLock,
+    warn: Callable[[str], None],
+) -> Opened:
+    store = CheckpointStore(
+        paths.checkpoints, keep_last=settings.keep_last, keep_every=settings.keep_every, warn=warn
+    )
+    store.sweep()
+    before = RunRecord.load(paths.run_yaml) if paths.run_yaml.exists() else None
+    provenance = collect(asked.script)
+    loaded, own = _starting_point(settings, store, before, warn)
+    stored = _stored_arguments(before, loaded if own else None)
+    if stored is not None:
+        _check_identity(settings, asked.identity, stored, paths, warn)
+    if before is not None and before.attempts:
+        _check_drift(settings, before, provenance, warn)
+    record = before or RunRecord(
+        name="", script="", identity="", arguments={}, parameters={}, origin=_origin(settings)
+    )
+    record.name = paths.root.name
+    record.script = provenance.script or ""
+    record.identity = digest(asked.identity)
+    record.arguments = dict(asked.identity)
+    record.parameters = mask_mapping(plain(asked.parameters))
+    record.origin = _origin(settings) or record.origin
+    record.tracking = _tracking(settings, asked, warn)
+    return Opened(paths, lock, record, store, loaded, own, provenance)
+
+
+def begin_attempt(opened: Opened, total: int) -> None:
+    """Record that this process trains the run from here on, to ``total`` iterations."""
+    opened.record.total_iterations = total
+    opened.record.begin_attempt(
+        start=utc_now(),
+        from_iteration=opened.iteration,
+        **opened.provenance.attempt_fields(),
+    )
+    opened.record.save(opened.paths.run_yaml)
+
+
+def utc_now() -> str:
+    """The time, ISO-8601 in UTC, to the second."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def _origin(settings: Settings) -> str | None:
+    return None if settings.resume in _MODES else str(Path(settings.resume).absolute())
+
+
+def _starting_point(
+    settings: Settings,
+    store: CheckpointStore,
+    before: RunRecord | None,
+    warn: Callable[[str], None],
+) -> tuple[Loaded | None, bool]:
+    """The checkpoint to go on from, and whether it is the run's own."""
+    origin = _origin(settings)
+    known = before is not None and before.origin == origin
+    if origin is not None and not known:
+        return _from_path(Path(origin), store, begun=before is not None)
+    had_any = bool(store.list())
+    loaded = store.newest()
+    if loaded is not None:
+        return loaded, True
+    if origin is not None:
+        # The same command, started again before its first checkpoint.
+        return load(Path(origin)), False
+    if settings.resume == "must":
+        raise NoUsableCheckpoint(
+            f"--resume must: there is no usable checkpoint in {store.directory}. Name another "
+            "--output-dir, or leave --resume out to begin the run"
+        )
+    if had_any:
+        warn(
+            f"no checkpoint in {store.directory} can be used; the run begins again and comes by "
+            "the same results"
+        )
+    return None, True
+
+
+def _from_path(
+    path: Path, store: CheckpointStore, *, begun: bool
+) -> tuple[Loaded, bool]:
+    """A checkpoint that was named: one of the run's own, to go back to, or another run's."""
+    own = path.resolve().is_relative_to(store.directory.resolve())
+    if begun and not own:
+        raise RunRefused(
+            f"{store.directory.parent} holds a run already, which was not begun from {path}. Name "
+            "another --output-dir to begin one there, or leave --resume out to go on with this one"
+        )
+    loaded = load(path)
+    if own:
+        store.set_aside_after(loaded.checkpoint)
+    return loaded, own
+
+
+def _tracking(
+    settings: Settings, asked: Asked, warn: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """Where the run is tracked, as it is written down: without credentials."""
+    if not settings.mlflow:
+        return None
+    given = settings.mlflow_tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    try:
+        uri = resolve(given, Path.cwd())
+    except UsageError as error:
+        warn(f"tracking is off: {error}")
+        return None
+    script = asked.script.stem if asked.script else "run"
+    return {
+        "uri": mask_uri(uri),
+        "experiment_name": settings.mlflow_experiment_name
+        or os.environ.get("MLFLOW_EXPERIMENT_NAME")
+        or script,
+        "run_name": settings.mlflow_run_name,
+    }
+
+
+def _stored_arguments(
+    before: RunRecord | None, loaded: Loaded | None
+) -> Mapping[str, Any] | None:
+    if before is not None:
+        return before.arguments
+    return None if loaded is None else loaded.manifest.get("arguments")
+
+
+def _check_identity(
+    settings: Settings,
+    asked: Mapping[str, Any],
+    stored: Mapping[str, Any],
+    paths: Paths,
+    warn: Callable[[str], None],
+) -> None:
+    changed = differences(stored, asked)
+    if not changed:
+        return
+    listed = "\n".join(f"  {difference}" for difference in changed)
+    if settings.resume != "always":
+        raise IdentityMismatch(
+            f"{paths.root} holds a run with other arguments:\n{listed}\n"
+            "Go on in one of three ways:\n"
+            "  --resume always     carry on from its checkpoint with the new values\n"
+            "  --output-dir DIR    keep it, and train another run in DIR\n"
+            "  --resume never      start afresh; the old run is set aside, not deleted"
+        )
+    warn(f"carrying on with other arguments than the run was begun with:\n{listed}")
+    if "learning_rate" in {d.name for d in changed} and "learning_rate" not in settings.override:
+        warn(
+            "the optimizer keeps the learning rate of its checkpoint; to set the new one add "
+            "--override learning_rate"
+        )
+
+
+def _check_drift(
+    settings: Settings, before: RunRecord, now: Provenance, warn: Callable[[str], None]
+) -> None:
+    changed = drift(before.attempts[-1], now)
+    if not changed:
+        return
+    text = f"since the last attempt: {'; '.join(changed)}"
+    if settings.strict:
+        raise RunRefused(
+            f"--strict: {text}. Put that back as it was, or leave --strict out to carry on"
+        )
+    warn(text)

@@ -1,0 +1,145 @@
+"""What a result came from: script, git commit, versions, host and command of an attempt."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+from igniter._version import __version__
+from igniter.secrets import mask_argv
+
+_GIT_TIMEOUT = 5.0
+_DISTRIBUTIONS = {"torch": "torch", "numpy": "numpy", "ignite": "pytorch-ignite"}
+
+
+class Recorded(Protocol):
+    """What :func:`drift` compares: a :class:`Provenance`, or an attempt from ``run.yaml``."""
+
+    @property
+    def script_sha256(self) -> str | None:
+        """The checksum of the script's text."""
+
+    @property
+    def git_commit(self) -> str | None:
+        """The commit checked out in the script's repository."""
+
+    @property
+    def git_dirty(self) -> bool | None:
+        """Whether tracked files differ from that commit."""
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """The versions of Python and the libraries."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where and from what one attempt runs. What could not be found out is None.
+
+    ``command`` is the command line as it was typed and ``resume_command`` the same as one line
+    for a shell, to be given in the same directory; secrets are masked in both.
+    """
+
+    script: str | None
+    script_sha256: str | None
+    git_commit: str | None
+    git_dirty: bool | None
+    versions: dict[str, str]
+    host: str
+    pid: int
+    command: list[str]
+    resume_command: str
+
+    def attempt_fields(self) -> dict[str, Any]:
+        """What of it is recorded with an attempt, by the attempt's field names."""
+        return {name: value for name, value in vars(self).items() if name != "script"}
+
+
+def collect(script: str | Path | None, argv: Sequence[str] | None = None) -> Provenance:
+    """Find out the provenance of this process; imports none of the libraries it names.
+
+    Args:
+        script: the file that trains, if there is one.
+        argv: the whole command line, interpreter included; this process's own by default.
+    """
+    path = None if script is None else Path(script).absolute()
+    command = mask_argv(sys.orig_argv if argv is None else argv)
+    commit, dirty = (None, None) if path is None else _git(path.parent)
+    return Provenance(
+        script=None if path is None else str(path),
+        script_sha256=None if path is None else _sha256(path),
+        git_commit=commit,
+        git_dirty=dirty,
+        versions=_versions(),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        command=command,
+        resume_command=shlex.join(command),
+    )
+
+
+def drift(old: Recorded, new: Recorded) -> list[str]:
+    """What changed between two attempts, a line each. What one of them lacks is not compared."""
+    lines = []
+    if old.script_sha256 and new.script_sha256 and old.script_sha256 != new.script_sha256:
+        lines.append("script changed")
+    for name in sorted(old.versions.keys() & new.versions.keys()):
+        if old.versions[name] != new.versions[name]:
+            lines.append(f"{name} {old.versions[name]} → {new.versions[name]}")
+    if old.git_commit and new.git_commit:
+        if old.git_commit != new.git_commit:
+            lines.append(f"git commit {old.git_commit[:8]} → {new.git_commit[:8]}")
+        if new.git_dirty and not old.git_dirty:
+            lines.append("git: files differ from the commit, which they did not before")
+    return lines
+
+
+def _sha256(path: Path) -> str | None:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def _git(directory: Path) -> tuple[str | None, bool | None]:
+    """The commit checked out around ``directory``, and whether tracked files differ from it."""
+    command = ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    try:
+        status = subprocess.run(
+            command,
+            cwd=directory,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},  # looking writes nothing
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_GIT_TIMEOUT,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+    lines = status.stdout.splitlines()
+    commit = next((line.split()[-1] for line in lines if line.startswith("# branch.oid")), None)
+    if commit is None or commit == "(initial)":
+        return None, None
+    return commit, any(not line.startswith("#") for line in lines)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "igniter": __version__}
+    for name, distribution in _DISTRIBUTIONS.items():
+        try:
+            found[name] = metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            pass  # a version without metadata cannot be compared
+    return found

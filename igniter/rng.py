@@ -1,0 +1,83 @@
+"""Randomness by address: generators are set from (seed, purpose, pass, number), never carried.
+
+Before each sampler draw, batch load, training step and evaluation batch, the generators of
+python, numpy and torch (every accelerator device too) are set from a hash of where the run
+stands. So the draw at any position is the same whether the run came there straight, after a
+stop, with other workers or with more evaluations on the way, and a checkpoint holds no
+generator state at all.
+
+The mixing function is the finalizer of SplitMix64 (Steele, Lea and Flood, "Fast splittable
+pseudorandom number generators", OOPSLA 2014).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+
+import numpy as np
+import torch
+
+_MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+def mix(value: int) -> int:
+    """A bijective scrambling of a 64-bit integer (SplitMix64's finalizer)."""
+    value = (value + _GOLDEN) & _MASK
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    return value ^ (value >> 31)
+
+
+class Address:
+    """The seeds of one purpose: ``Address(seed, "step")(pass_, number)`` is a 64-bit integer.
+
+    Different purposes, ranks, passes and numbers give unrelated seeds.
+    """
+
+    def __init__(self, seed: int, purpose: str, rank: int = 0) -> None:
+        name = f"{seed}/{purpose}/{rank}".encode()
+        self._base = int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")
+
+    def __call__(self, pass_: int, number: int = 0) -> int:
+        """The seed at ``number`` of ``pass_``."""
+        return mix(mix(self._base ^ pass_) ^ number)
+
+
+def set_generators(seed: int) -> None:
+    """Set python's, numpy's and torch's global generators from one 64-bit ``seed`` (about 7 µs).
+
+    ``torch.manual_seed`` does the same for torch with an import and several look-ups, at 70 to
+    110 µs a call. torch's CPU generator and numpy's use the low 32 bits of what they are given.
+    """
+    random.seed(seed)
+    np.random.seed((seed >> 32) & 0xFFFFFFFF)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        for generator in torch.cuda.default_generators:
+            generator.manual_seed(seed)
+    elif _mps_in_use():
+        torch.mps.manual_seed(seed)
+
+
+def _mps_in_use() -> bool:
+    return torch.backends.mps.is_built() and torch.backends.mps.is_available()
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python, numpy and torch on every device, so that a fresh process builds equal weights.
+
+    Unlike :func:`set_generators` it reaches accelerators that are not in use yet.
+    """
+    set_generators(Address(seed, "process")(0))
+    torch.manual_seed(Address(seed, "process")(0))
+
+
+def make_deterministic() -> None:
+    """Switch torch's deterministic kernels on; an operation that has none then raises."""
+    # cuBLAS reads this at its first use: its default workspaces make results vary from run to run.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False

@@ -1,0 +1,290 @@
+"""A run in motion: what happens at the safe point, and what follows from it.
+
+The order at iteration *i*: the step, its metrics and every handler of ITERATION_COMPLETED; then the
+safe point, where metrics are logged, a checkpoint of *i* may be committed and a stop is obeyed;
+then what follows from *i*: evaluations, and at an epoch's end EPOCH_COMPLETED. A run resumed at *i*
+does again all that follows, so nothing needs to be remembered as owed.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from igniter.best import Best
+from igniter.cadence import Length, Timer
+from igniter.engine import Events, StepEngine
+from igniter.errors import NonFiniteError
+from igniter.evaluation import Evaluator
+from igniter.lock import RunLock
+from igniter.metrics import Accumulated
+from igniter.rundir import Paths, RunRecord
+from igniter.saving import OnNan, Saver, Snapshot
+from igniter.signals import StopSignals
+from igniter.spec import RunSpec
+from igniter.tracking.display import Display
+from igniter.tracking.journal import Journal
+
+_RENDER_SECONDS = 0.1
+
+
+@dataclass
+class Parts:
+    """What a run is put together from."""
+
+    spec: RunSpec
+    evaluators: Mapping[Evaluator, Timer]
+    length: Length
+    epoch_metrics: Mapping[str, Accumulated]
+    window_metrics: Mapping[str, Accumulated]
+    saver: Saver
+    journal: Journal
+    record: RunRecord
+    paths: Paths
+    lock: RunLock
+    signals: StopSignals
+    display: Display
+    best: Best
+    on_nan: OnNan
+    save: Timer
+    log: Timer
+    print: Timer
+    clock: Callable[[], float] = time.monotonic
+    shown: dict[str, float] = field(default_factory=dict)
+
+
+class TrainingRun:
+    """Drives the engine from a position to the end, or to a stop."""
+
+    def __init__(self, engine: StepEngine, parts: Parts) -> None:
+        self.engine = engine
+        self.parts = parts
+        self.stopped = False
+        self._follow_on_start = False
+        self._wake_iteration: float = 0
+        self._wake_time = 0.0
+        engine.state.metrics = {}
+        # Before every handler of the user's, which then finds the run's own work done.
+        engine.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
+        engine.add_event_handler(Events.COMPLETED, self._complete)
+
+    def go(self, iteration: int, *, after_everything: bool) -> None:
+        """Train on from ``iteration``; ``after_everything`` that follows from it was done before.
+
+        Called once, after the user's handlers were attached.
+        """
+        parts, length = self.parts, self.parts.length
+        now = parts.clock()
+        for timer in self._timers():
+            timer.begin(iteration, now)
+        self._set_alarm(iteration, now)
+        parts.display.begin(iteration, length.total)
+        # After every handler of the user's on STARTED: they prepare what follows.
+        self.engine.add_event_handler(Events.STARTED, self._follow_the_resumed)
+        self._follow_on_start = 0 < iteration <= length.total and not after_everything
+        epochs = length.epoch_of(max(length.total, iteration))
+        self.engine.continue_from(iteration, epoch_length=length.epoch, max_epochs=epochs)
+        if iteration < length.total:
+            self.engine.run()
+        else:
+            # ignite takes an engine at its end for one to be started anew.
+            self.engine.fire_event(Events.STARTED)
+            if not self.stopped:
+                self.engine.fire_event(Events.COMPLETED)
+
+    def after_iteration(self) -> None:
+        """The safe point. Between two due times it costs two comparisons and a look at the clock."""
+        iteration = self.engine.state.iteration
+        now = self.parts.clock()
+        if (
+            iteration < self._wake_iteration
+            and now < self._wake_time
+            and self.parts.signals.received is None
+            and not self.engine.should_terminate
+        ):
+            return
+        self._safe_point(iteration, now)
+
+    def _safe_point(self, iteration: int, now: float) -> None:
+        parts, length = self.parts, self.parts.length
+        last = iteration == length.total or bool(self.engine.should_terminate)
+        if parts.log.due(iteration, now) or length.ends_epoch(iteration) or last:
+            self._log_window(iteration)
+        evaluators = [e for e, timer in parts.evaluators.items() if timer.due(iteration, now)]
+        # All that is due is asked, so that each counts on from here.
+        save_due = parts.save.due(iteration, now) and not last
+        stop = parts.signals.received
+        if stop is not None and not self.engine.should_terminate:
+            self._stop(parts.saver.snapshot(iteration, self._epoch), stop.name)
+            return
+        if save_due or (evaluators and parts.best.followed):
+            snapshot = parts.saver.snapshot(iteration, self._epoch)
+            self._commit(snapshot, "scheduled")
+        print_due = parts.print.due(iteration, now)
+        self._follow(iteration, evaluators)
+        if self.stopped:
+            return
+        if print_due or last:
+            parts.display.report(iteration, self._epoch, self._epochs, self._printed())
+        parts.display.progress(iteration, self.parts.shown)
+        parts.lock.beat()
+        if iteration == length.total and not length.ends_epoch(iteration):
+            self.engine.terminate()
+        self._set_alarm(iteration, parts.clock())
+
+    def _follow_the_resumed(self) -> None:
+        """Do again what follows from the iteration that the checkpoint was taken at."""
+        if not self._follow_on_start:
+            return
+        self._follow_on_start = False
+        iteration, length = self.engine.state.iteration, self.parts.length
+        due = [e for e, timer in self.parts.evaluators.items() if timer.was_due(iteration)]
+        begun, state = self.engine.state.epoch, self.engine.state
+        state.epoch = length.epoch_of(iteration)
+        self._follow(iteration, due)
+        if length.ends_epoch(iteration) and not self.stopped:
+            self.engine.fire_event(Events.EPOCH_COMPLETED)
+        state.epoch = begun
+
+    def _follow(self, iteration: int, evaluators: list[Evaluator]) -> None:
+        """The epoch's own metrics and the evaluations, as often as it takes to finish them."""
+        parts = self.parts
+        # With one evaluation nothing can have changed when it is interrupted. Handlers of a first
+        # one may have changed anything before a second one is.
+        snapshot = parts.saver.snapshot(iteration, self._epoch)
+        if len(evaluators) > 1:
+            snapshot = snapshot.copied()
+        if parts.length.ends_epoch(iteration):
+            self._log_epoch(iteration)
+        for evaluator in evaluators:
+            values = evaluator.run(iteration)
+            if values is None:
+                received = parts.signals.received
+                self._stop(snapshot, received.name if received else "request")
+                return
+            self._take_in(iteration, values, evaluator.spec)
+            if parts.best.consider(iteration, values):
+                self._keep_best()
+
+    def _stop(self, snapshot: Snapshot, reason: str) -> None:
+        saved = self.parts.saver.last_good
+        if saved is None or saved.iteration != snapshot.iteration:
+            self._commit(snapshot, reason, required=True)
+        self.stopped = True
+        self.engine.terminate(skip_completed=True)
+
+    def _complete(self) -> None:
+        """Save what holds after all that follows, before the user's handlers of COMPLETED."""
+        iteration = self.engine.state.iteration
+        snapshot = self.parts.saver.snapshot(iteration, self._epoch)
+        self._commit(snapshot, "completed", final=True, required=True)
+
+    def _commit(self, snapshot: Snapshot, reason: str, **how: Any) -> None:
+        record = self.parts.record
+        if self.parts.saver.commit(snapshot, reason, **how):
+            record.iteration, record.epoch = snapshot.iteration, snapshot.epoch
+            record.save(self.parts.paths.run_yaml)
+
+    def _keep_best(self) -> None:
+        parts = self.parts
+        parts.record.best = parts.best.state()
+        parts.saver.store.protected = parts.best.iterations
+        parts.record.save(parts.paths.run_yaml)
+        parts.saver.store.link_best(parts.best.iterations[0])
+
+    def _begin_epoch(self) -> None:
+        for metric in (*self.parts.epoch_metrics.values(), *self.parts.window_metrics.values()):
+            metric.reset()
+
+    def _log_window(self, iteration: int) -> None:
+        values = self._computed(self.parts.window_metrics, "train/{}")
+        for metric in self.parts.window_metrics.values():
+            metric.reset()
+        self._take_in(iteration, values, self.parts.spec)
+        self._refuse_nan(iteration, values)
+
+    def _log_epoch(self, iteration: int) -> None:
+        values = self._computed(self.parts.epoch_metrics, "{}")
+        self.engine.state.metrics.update(values)
+        windowed = self.parts.window_metrics
+        named = {
+            f"train/{name}_epoch" if name in windowed else f"train/{name}": value
+            for name, value in values.items()
+        }
+        self._take_in(iteration, named, self.parts.spec)
+
+    def _computed(self, metrics: Mapping[str, Accumulated], pattern: str) -> dict[str, float]:
+        return {
+            pattern.format(name): value
+            for metric in metrics.values()
+            for name, value in metric.compute().items()
+        }
+
+    def _take_in(self, iteration: int, values: Mapping[str, float], spec: RunSpec) -> None:
+        parts = self.parts
+        parts.record.metrics.update(values)
+        parts.shown.update(chosen(values, spec.show))
+        logged = chosen(values, spec.log)
+        if logged:
+            parts.journal.log(iteration, self._epoch, logged)
+
+    def _refuse_nan(self, iteration: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            if math.isfinite(value):
+                continue
+            text = f"{name} is {value} at iteration {iteration}"
+            if self.parts.on_nan == "warn":
+                self.parts.display.warn(text)
+            else:
+                good = self.parts.saver.last_good
+                standing = f"the last good checkpoint is {good.path}" if good else "nothing is saved"
+                raise NonFiniteError(
+                    f"{text}; {standing}. Lower the learning rate, clip gradients, or go on with "
+                    "--on-nan warn."
+                )
+
+    def _printed(self) -> dict[str, float]:
+        printed = chosen(self.parts.record.metrics, self.parts.spec.print, prefix="train/")
+        for evaluator in self.parts.evaluators:
+            printed = chosen(printed, evaluator.spec.print, prefix=f"{evaluator.name}/")
+        return printed
+
+    @property
+    def _epoch(self) -> int:
+        return self.parts.length.epoch_of(self.engine.state.iteration)
+
+    @property
+    def _epochs(self) -> int:
+        return self.parts.length.epoch_of(self.parts.length.total)
+
+    def _timers(self) -> list[Timer]:
+        parts = self.parts
+        return [parts.save, parts.log, parts.print, *parts.evaluators.values()]
+
+    def _set_alarm(self, iteration: int, now: float) -> None:
+        """When the next iteration is that cannot pass by the safe point at a glance."""
+        length = self.parts.length
+        epoch_end = (iteration // length.epoch + 1) * length.epoch
+        timers = self._timers()
+        self._wake_iteration = min(epoch_end, length.total, *(t.iteration for t in timers))
+        self._wake_time = min(now + _RENDER_SECONDS, *(t.time for t in timers))
+
+
+def chosen(
+    values: Mapping[str, float], names: Any, prefix: str | None = None
+) -> dict[str, float]:
+    """The values whose metric is among ``names``, or all where that is None.
+
+    With ``prefix`` only names that begin with it are chosen from; the others stay.
+    """
+    if names is None:
+        return dict(values)
+    return {
+        name: value
+        for name, value in values.items()
+        if (prefix is not None and not name.startswith(prefix))
+        or name.split("/", 1)[-1].removesuffix("_epoch") in names
+    }

@@ -1,0 +1,171 @@
+"""Saving: what is true at the safe point, committed as one checkpoint."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from igniter.checkpoint.manifest import Checkpoint
+from igniter.checkpoint.state import SavedObjects
+from igniter.checkpoint.store import CheckpointStore, Loaded
+from igniter.errors import NonFiniteError, SaveFailed
+from igniter.loader import Batches
+from igniter.metrics import Accumulated
+from igniter.tracking.journal import Journal
+
+OnNan = Literal["stop", "warn"]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint of ``iteration`` will hold; its tensors may be the objects' own."""
+
+    iteration: int
+    epoch: int
+    journal_offset: int
+    state: Any
+    rank_state: Any
+
+    def copied(self) -> Snapshot:
+        """The same in memory of its own, so that what training does next is not in it."""
+        return Snapshot(
+            self.iteration,
+            self.epoch,
+            self.journal_offset,
+            copy.deepcopy(self.state),
+            copy.deepcopy(self.rank_state),
+        )
+
+
+class Saver:
+    """Takes snapshots of a run and commits them.
+
+    Args:
+        values: the trainer's ``state.metrics``, which handlers may read at any time.
+        on_nan: whether a state that is not finite stops the run or is only left unsaved.
+        extra: more entries for each manifest.
+        last_good: the newest checkpoint there is, None before the first.
+    """
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        objects: SavedObjects,
+        batches: Batches,
+        metrics: Mapping[str, Accumulated],
+        values: dict[str, Any],
+        journal: Journal,
+        *,
+        on_nan: OnNan,
+        extra: Mapping[str, Any],
+        warn: Callable[[str], None],
+        last_good: Checkpoint | None = None,
+    ) -> None:
+        self.store = store
+        self._objects = objects
+        self._batches = batches
+        self._metrics = metrics
+        self._values = values
+        self._journal = journal
+        self._on_nan = on_nan
+        self._extra = extra
+        self._warn = warn
+        self.last_good = last_good
+
+    def snapshot(self, iteration: int, epoch: int) -> Snapshot:
+        """What holds now, after ``iteration`` iterations, in the ``epoch``-th epoch."""
+        return Snapshot(
+            iteration,
+            epoch,
+            self._journal.offset,
+            self._objects.capture(),
+            {
+                "loader": self._batches.state_dict(),
+                "metrics": {name: metric.state_dict() for name, metric in self._metrics.items()},
+                "values": dict(self._values),
+                "gradients": self._objects.gradients(),
+            },
+        )
+
+    def commit(
+        self, snapshot: Snapshot, reason: str, *, final: bool = False, required: bool = False
+    ) -> bool:
+        """Write a checkpoint; tell whether it stands.
+
+        A disk that does not take it is warned of, and the next save tries again, unless this save
+        is ``required``: the last one of a run or of an attempt.
+
+        Raises:
+            NonFiniteError: the state holds NaN or infinity and the run is to stop for that.
+            SaveFailed: a required save did not reach the disk.
+        """
+        where = self._objects.non_finite()
+        if where is not None:
+            self._refuse(where, snapshot.iteration)
+            return False
+        try:
+            self._journal.sync()
+            self.last_good = self.store.commit(
+                snapshot.iteration,
+                epoch=snapshot.epoch,
+                reason=reason,
+                final=final,
+                state=snapshot.state,
+                rank_state=snapshot.rank_state,
+                extra={**self._extra, "journal_offset": snapshot.journal_offset},
+            )
+        except (OSError, SaveFailed) as error:
+            text = (
+                f"the checkpoint of iteration {snapshot.iteration} did not reach the disk: {error}. "
+                f"{self._standing()}"
+            )
+            if required:
+                raise SaveFailed(f"{text} Make room and run the same command again.") from error
+            self._warn(f"{text} Training goes on; the next save tries again.")
+            return False
+        return True
+
+    def restore(self, loaded: Loaded) -> None:
+        """Put a checkpoint back into everything that :meth:`snapshot` takes from.
+
+        Raises:
+            CheckpointMismatch: it does not fit.
+        """
+        self._objects.restore(loaded.state, str(loaded.checkpoint.path))
+        rank_state = loaded.rank_state
+        self._batches.load_state_dict(rank_state["loader"])
+        self._objects.restore_gradients(rank_state["gradients"])
+        self._values.update(rank_state["values"])
+        for name, state in rank_state["metrics"].items():
+            if name in self._metrics:
+                self._metrics[name].load_state_dict(state)
+
+    def check_storable(self) -> None:
+        """See before training that the state can be saved, rather than after the first hours.
+
+        Raises:
+            UsageError: an object's state holds something that is not plain data.
+        """
+        from igniter.checkpoint.portable import encode
+
+        encode(self._objects.capture(), "to_save")
+
+    def _refuse(self, where: str, iteration: int) -> None:
+        text = (
+            f"{where} is not finite at iteration {iteration}; such a state is never saved. "
+            f"{self._standing()}"
+        )
+        if self._on_nan == "stop":
+            raise NonFiniteError(
+                f"{text} Lower the learning rate, clip gradients, or go on with --on-nan warn."
+            )
+        self._warn(text)
+
+    def _standing(self) -> str:
+        if self.last_good is None:
+            return "There is no earlier checkpoint."
+        return f"The last good checkpoint is {self.last_good.path}."
+
+

@@ -1,0 +1,119 @@
+"""A signal becomes a flag, read at the safe point; a second one ends the process at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType, TracebackType
+from typing import Any
+
+from igniter.errors import UsageError
+
+DEFAULT_STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+WORKER_IGNORED = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP")
+
+# One Ctrl-C can arrive twice: from the terminal's process group and forwarded by a wrapper
+# such as make or a container's init. Closer than this, the same signal is the same request.
+_SAME_REQUEST_SECONDS = 0.3
+
+
+class StopSignals:
+    """While entered, the first stop signal sets ``received`` and the second ends the process.
+
+    Earlier handlers are called too, and put back on leaving. A signal that is ignored when
+    training starts (``nohup``) stays ignored; SIGHUP is taken only from its default disposition.
+    Outside the main thread, where Python cannot install handlers, nothing is changed and
+    ``installed`` is false.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str] = DEFAULT_STOP_SIGNALS,
+        *,
+        notify: Callable[[str], None] = lambda text: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._signals = [signal_named(name) for name in names]
+        self._notify = notify
+        self._clock = clock
+        self._earlier: dict[signal.Signals, Any] = {}
+        self._received_at = 0.0
+        self.received: signal.Signals | None = None
+        self.installed = False
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        for number in self._signals:
+            found = signal.getsignal(number)
+            if found is signal.SIG_IGN or found is None:
+                continue
+            if number is signal.SIGHUP and found is not signal.SIG_DFL:
+                continue
+            self._earlier[number] = found
+            signal.signal(number, self._on_signal)
+        self.installed = True
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, earlier in self._earlier.items():
+            signal.signal(number, earlier)
+        self._earlier.clear()
+        self.installed = False
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        now = self._clock()
+        if self.received is None:
+            self.received = signal.Signals(number)
+            self._received_at = now
+            self._notify(f"{self.received.name} received: stopping after this iteration")
+            self._call_earlier(number, frame)
+        elif number == self.received and now - self._received_at < _SAME_REQUEST_SECONDS:
+            return
+        else:
+            # Not sys.exit: no Python code may run between here and the end, least of all a save.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    def _call_earlier(self, number: int, frame: FrameType | None) -> None:
+        earlier = self._earlier[signal.Signals(number)]
+        # Python's own SIGINT handler raises KeyboardInterrupt at any bytecode: not before a save.
+        if callable(earlier) and earlier is not signal.default_int_handler:
+            earlier(number, frame)
+
+
+def signal_named(name: str) -> signal.Signals:
+    """The signal called ``name``, with or without ``SIG``.
+
+    Raises:
+        UsageError: this system has no such signal, or it cannot be caught.
+    """
+    full = name.strip().upper()
+    if not full.startswith("SIG"):
+        full = f"SIG{full}"
+    try:
+        number = signal.Signals[full]
+    except KeyError:
+        raise UsageError(
+            f"unknown signal {name!r}; give names such as SIGINT, SIGTERM, SIGUSR1"
+        ) from None
+    if full in ("SIGKILL", "SIGSTOP"):
+        raise UsageError(f"{full} cannot be caught by any program; leave it out")
+    return number
+
+
+def ignore_in_worker() -> None:
+    """Leave stopping to the parent: a signal sent to the whole group must not take the data away.
+
+    Called in a loader worker, which inherits the parent's handlers when forked.
+    """
+    for name in WORKER_IGNORED:
+        signal.signal(signal.Signals[name], signal.SIG_IGN)

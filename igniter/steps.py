@@ -1,0 +1,64 @@
+"""The ordinary supervised steps: functions of ``(engine, batch)``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def supervised_training(
+    model: torch.nn.Module,
+    criterion: Callable[[Any, Any], torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    scheduler: Any = None,
+) -> Callable[[Any, Any], dict[str, Any]]:
+    """One update for one batch of (inputs, targets), of any shapes that model and criterion take."""
+
+    def step(engine: Any, batch: Any) -> dict[str, Any]:
+        inputs, targets = batch
+        model.train()
+        optimizer.zero_grad()
+        predictions = model(inputs)
+        loss = criterion(predictions, targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+        return _output(loss, predictions, targets)
+
+    return step
+
+
+def supervised_evaluation(
+    model: torch.nn.Module, criterion: Callable[[Any, Any], torch.Tensor]
+) -> Callable[[Any, Any], dict[str, Any]]:
+    """The loss and the predictions for one batch of (inputs, targets)."""
+
+    def step(engine: Any, batch: Any) -> dict[str, Any]:
+        inputs, targets = batch
+        predictions = model(inputs)
+        return _output(criterion(predictions, targets), predictions, targets)
+
+    return step
+
+
+def _output(loss: torch.Tensor, predictions: Any, targets: Any) -> dict[str, Any]:
+    output = {"loss": loss.detach(), "target": targets}
+    if isinstance(predictions, torch.Tensor):
+        output["prediction"] = predictions = predictions.detach()
+        if _are_classes(predictions, targets):
+            output["accuracy"] = (predictions.argmax(dim=1) == targets).float()
+    else:
+        output["prediction"] = predictions
+    return output
+
+
+def _are_classes(predictions: torch.Tensor, targets: Any) -> bool:
+    return (
+        isinstance(targets, torch.Tensor)
+        and not targets.is_floating_point()
+        and targets.ndim == 1
+        and predictions.ndim == 2
+    )

@@ -1,0 +1,145 @@
+"""What the terminal shows of a run: a bar, plain lines or JSON lines (the only import of tqdm).
+
+Lines about the run go to stdout, so that a log file has them; a bar and warnings go to stderr. In
+JSON mode stdout holds JSON and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TextIO
+
+Mode = Literal["auto", "bar", "plain", "json", "none"]
+
+
+class Display:
+    """Shows a run of ``total`` iterations in one of the modes.
+
+    ``auto`` is a bar where stderr is a terminal, plain lines elsewhere. A closed stdout or stderr
+    never stops training.
+    """
+
+    def __init__(
+        self,
+        mode: Mode,
+        *,
+        stdout: TextIO | None = None,
+        stderr: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stdout = sys.stdout if stdout is None else stdout
+        self._stderr = sys.stderr if stderr is None else stderr
+        if mode == "auto":
+            mode = "bar" if self._stderr.isatty() else "plain"
+        self.mode = mode
+        self._clock = clock
+        self._bar: Any = None
+        self._total = 0
+        self._began = (0, 0.0)
+
+    def start(self, text: str, **facts: Any) -> None:
+        """Say which run this is; ``facts`` are the same for a program to read."""
+        self._event("start", text, facts)
+
+    def begin(self, iteration: int, total: int) -> None:
+        """Begin to show progress after ``iteration`` of ``total``."""
+        self._total = total
+        self._began = (iteration, self._clock())
+        if self.mode == "bar":
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=total, initial=iteration, file=self._stderr, unit="it", dynamic_ncols=True,
+                mininterval=0, leave=True,
+            )  # fmt: skip
+
+    def progress(self, iteration: int, shown: Mapping[str, float]) -> None:
+        """Move the bar to ``iteration``, with the latest values beside it."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(_values(shown, "="), refresh=False)
+            self._bar.update(iteration - self._bar.n)
+
+    def report(self, iteration: int, epoch: int, epochs: int, metrics: Mapping[str, float]) -> None:
+        """Print where the run is, and its metrics."""
+        done, since = self._began
+        seconds = self._clock() - since
+        rate = (iteration - done) / seconds if seconds > 0 else 0.0
+        facts = {
+            "iteration": iteration,
+            "total": self._total,
+            "epoch": epoch,
+            "iterations_per_second": round(rate, 3),
+            "metrics": dict(metrics),
+        }
+        left = f"  {_duration((self._total - iteration) / rate)} left" if rate > 0 else ""
+        self._event(
+            "progress",
+            f"epoch {epoch}/{epochs}  iteration {iteration}/{self._total}  "
+            f"{_values(metrics, ' ')}{left if iteration < self._total else ''}",
+            facts,
+        )
+
+    def say(self, text: str, **facts: Any) -> None:
+        """Tell something about the run."""
+        self._event("note", text, facts)
+
+    def warn(self, text: str) -> None:
+        """Tell what is wrong, in every mode, on stderr."""
+        if self.mode == "json":
+            self._event("warning", text, {})
+        self._write(self._stderr, f"warning: {text}")
+
+    def end(self, text: str, **facts: Any) -> None:
+        """Close the bar and say how it ended."""
+        self.close()
+        self._event("end", text, facts)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            bar.close()
+
+    def _event(self, event: str, text: str, facts: Mapping[str, Any]) -> None:
+        if self.mode == "json":
+            record = {"event": event, "time": round(time.time(), 3), "text": text, **_strict(facts)}
+            self._write(self._stdout, json.dumps(record, allow_nan=False, default=str))
+        elif self.mode != "none":
+            self._write(self._stdout, text)
+
+    def _write(self, stream: TextIO, text: str) -> None:
+        try:
+            if self._bar is not None:
+                self._bar.clear()
+            stream.write(text + "\n")
+            stream.flush()
+            if self._bar is not None:
+                self._bar.refresh()
+        except (OSError, ValueError):
+            pass  # a terminal that went away, or a pipe whose reader did: training goes on
+
+
+def _values(metrics: Mapping[str, float], between: str) -> str:
+    return "  ".join(f"{name}{between}{value:.4g}" for name, value in metrics.items())
+
+
+def _strict(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """NaN and the infinities as text: JSON has no word for them."""
+    return {key: _strict_value(value) for key, value in facts.items()}
+
+
+def _strict_value(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _strict(value)
+    if isinstance(value, float) and (value != value or value in (float("inf"), -float("inf"))):
+        return str(value)
+    return value
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

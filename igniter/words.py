@@ -1,0 +1,102 @@
+"""What a run says of itself: its first line and its last."""
+
+from __future__ import annotations
+
+import signal
+
+from igniter.attempt import AttemptOutcome
+from igniter.cadence import Length
+from igniter.opening import Opened
+from igniter.result import Result
+from igniter.tracking.display import Display
+
+
+def starting(opened: Opened, length: Length, display: Display) -> None:
+    """Say which run this is, what it goes on from, and where its files are."""
+    done, record = opened.iteration, opened.record
+    attempt = record.attempts[-1].number
+    if opened.loaded is None:
+        position = f"begins at iteration 1 of {length.total}"
+    else:
+        position = (
+            f"resumes at iteration {done + 1} of {length.total} "
+            f"from {opened.loaded.checkpoint.path.name}"
+        )
+    display.start(
+        f"run {record.name}, attempt {attempt}: {position}; files in {opened.paths.root}",
+        run=record.name,
+        identity=record.identity,
+        attempt=attempt,
+        directory=str(opened.paths.root),
+        resumed_from=None if opened.loaded is None else str(opened.loaded.checkpoint.path),
+        iteration=done,
+        total=length.total,
+    )
+
+
+def already_complete(opened: Opened, display: Display) -> None:
+    """Say that there is nothing to do, and how to go further."""
+    record = opened.record
+    display.end(
+        f"run {record.name} is complete: iteration {record.iteration}, epoch {record.epoch}"
+        f"{_metrics(record.metrics)}. Files in {opened.paths.root}; to train on, give a larger "
+        "--max-epochs",
+        status="completed",
+        iteration=record.iteration,
+        epoch=record.epoch,
+        metrics=record.metrics,
+        directory=str(opened.paths.root),
+    )
+
+
+def ending(
+    opened: Opened, result: Result, total: int, outcome: AttemptOutcome, display: Display
+) -> None:
+    """Say how the attempt ended, and how to go on."""
+    if result.status == "completed":
+        how = (
+            f"completed: iteration {result.iteration}, epoch {result.epoch}"
+            f"{_metrics(result.metrics)}. Model in {opened.paths.model}; to train on, give a "
+            "larger --max-epochs"
+        )
+    else:
+        by = "a request" if result.signal is None else signal.Signals(result.signal).name
+        how = (
+            f"stopped by {by} at iteration {result.iteration} of {total}; nothing is lost. To go "
+            f"on: {opened.provenance.resume_command}"
+        )
+    display.end(
+        how,
+        status=result.status,
+        iteration=result.iteration,
+        epoch=result.epoch,
+        metrics=dict(result.metrics),
+        directory=str(result.run_dir),
+        mlflow_run_id=result.mlflow_run_id,
+    )
+    _tracking(opened, outcome, display)
+
+
+def _tracking(opened: Opened, outcome: AttemptOutcome, display: Display) -> None:
+    sent, where = outcome.tracking, opened.record.tracking
+    if sent is None or where is None:
+        return
+    if sent.left or sent.problem:
+        why = f" ({sent.problem})" if sent.problem else ""
+        display.warn(
+            f"MLflow lacks {sent.left} values of this run{why}; they are in the journal. To send "
+            f"them: igniter sync {opened.paths.root}"
+        )
+    else:
+        display.say(
+            f"MLflow run {sent.run_id} at {where['uri']}; to look at it: igniter ui",
+            mlflow_run_id=sent.run_id,
+            tracking_uri=where["uri"],
+        )
+
+
+def _metrics(metrics: object) -> str:
+    if not isinstance(metrics, dict) or not metrics:
+        return ""
+    shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+    return f"; {shown}"
