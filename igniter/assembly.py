@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-
 from igniter.best import Best
 from igniter.cadence import Length, Timer
 from igniter.checkpoint.state import SavedObjects
@@ -17,8 +16,9 @@ from igniter.engine import StepEngine
 from igniter.errors import UsageError
 from igniter.evaluation import Evaluator
 from igniter.loader import Batches
-from igniter.metrics import Accumulated, KeyAverage, accumulated
+from igniter.metrics import accumulated
 from igniter.opening import Opened
+from igniter.reporting import Reporter
 from igniter.rng import Address, make_deterministic
 from igniter.run import Parts, TrainingRun
 from igniter.saving import Saver
@@ -42,11 +42,6 @@ class Assembled:
     journal: Journal
     opened: Opened
 
-    @property
-    def device_name(self) -> str:
-        """Where it trains, in words."""
-        return str(self.run.engine.device)
-
     def run_to_end(self) -> Literal["completed", "interrupted"]:
         """Train until the end or a stop."""
         loaded = self.opened.loaded
@@ -59,8 +54,10 @@ class Assembled:
 
     def close(self) -> None:
         """End the workers and close the journal."""
-        for part in (self.batches, *self.evaluators, self.journal):
-            part.close()
+        self.batches.close()
+        for evaluator in self.evaluators:
+            evaluator.close()
+        self.journal.close()
 
 
 def assemble(
@@ -86,13 +83,7 @@ def assemble(
     _warn_of_unsaved(spec, to_save, display.warn)
     batches = Batches(spec.loader, seed=settings.seed, purpose="train")
     length = run_length(settings, spec, batches)
-    epoch_metrics = {n: accumulated(n, m, device) for n, m in spec.metrics.items()}
-    window_metrics: dict[str, Accumulated] = {
-        name: KeyAverage(name, metric, device)
-        for name, metric in spec.metrics.items()
-        if isinstance(metric, str)
-    }
-    followed = [*epoch_metrics.values(), *window_metrics.values()]
+    metrics = {name: accumulated(name, metric, device) for name, metric in spec.metrics.items()}
     signals = StopSignals(settings.stop_signals, notify=_tell_from_handler)
 
     def after_iteration() -> None:
@@ -103,7 +94,7 @@ def assemble(
         batches,
         steps=Address(settings.seed, "train/step"),
         device=device,
-        metrics=followed,
+        metrics=list(metrics.values()),
         after_iteration=after_iteration,
         before_step=objects.begin_iteration,
     )
@@ -120,7 +111,7 @@ def assemble(
             device=device,
             modules=objects.modules.values(),
             interrupted=interrupted,
-        ): Timer(evaluation.every or settings.interval("eval_every"), length, at_end=True)
+        ): Timer(evaluation.interval("every", settings.interval("eval_every")), length, at_end=True)
         for name, evaluation in evaluations.items()
     }
     best = Best(settings.best_metric, settings.best_mode, settings.keep_best)
@@ -134,17 +125,22 @@ def assemble(
     run = TrainingRun(
         engine,
         Parts(
-            spec=spec,
-            evaluators=evaluators,
             length=length,
-            epoch_metrics=epoch_metrics,
-            window_metrics=window_metrics,
+            evaluators=evaluators,
+            reporter=Reporter(
+                spec,
+                metrics,
+                engine.state.metrics,
+                journal,
+                opened.record,
+                display,
+                settings.on_nan,
+            ),
             saver=Saver(
                 opened.store,
                 objects,
                 batches,
-                {f"epoch/{n}": m for n, m in epoch_metrics.items()}
-                | {f"window/{n}": m for n, m in window_metrics.items()},
+                metrics,
                 engine.state.metrics,
                 journal,
                 on_nan=settings.on_nan,
@@ -156,22 +152,20 @@ def assemble(
                 warn=display.warn,
                 last_good=opened.loaded.checkpoint if opened.loaded and opened.own else None,
             ),
-            journal=journal,
             record=opened.record,
             paths=opened.paths,
             lock=opened.lock,
             signals=signals,
             display=display,
             best=best,
-            on_nan=settings.on_nan,
             save=Timer(settings.interval("save_every"), length),
-            log=Timer(spec.log_every or settings.interval("log_every"), length, at_end=True),
-            print=Timer(spec.print_every or settings.interval("print_every"), length),
+            log=Timer(
+                spec.interval("log_every", settings.interval("log_every")), length, at_end=True
+            ),
+            print=Timer(spec.interval("print_every", settings.interval("print_every")), length),
         ),
     )
-    assembled = Assembled(
-        run, objects, length, batches, list(evaluators), signals, journal, opened
-    )
+    assembled = Assembled(run, objects, length, batches, list(evaluators), signals, journal, opened)
     _restore(settings, assembled, best, display.warn)
     for callback in spec.callbacks:
         callback(engine, engine)
@@ -233,7 +227,7 @@ def _check_best(settings: Settings, evaluations: Mapping[str, RunSpec]) -> None:
         wanted == name or wanted.startswith(f"{name}/") for name in known
     ):
         raise UsageError(
-            f"--best-metric {wanted}: no evaluation gives it; they give {', '.join(known) or 'none'}"
+            f"--best-metric {wanted}: no evaluation gives it; there is {', '.join(known) or 'none'}"
         )
 
 
@@ -253,5 +247,3 @@ def _tell_from_handler(text: str) -> None:
         os.write(2, f"\n{text}\n".encode())
     except OSError:
         pass  # the terminal is gone, which may be what the signal was for
-
-

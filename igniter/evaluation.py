@@ -42,9 +42,7 @@ class Evaluator:
                 f"the loader of the evaluation {name!r} is empty or cannot tell its length; give "
                 "it batches, or say how many to use with RunSpec(epoch_length=…)"
             )
-        self._metrics = [
-            accumulated(key, metric, device) for key, metric in spec.metrics.items()
-        ]
+        self._metrics = [accumulated(key, metric, device) for key, metric in spec.metrics.items()]
         self.engine = StepEngine(
             spec,
             self._batches,

@@ -16,7 +16,9 @@ import torch
 from igniter import atomic, yamlfile
 
 
-def export(directory: Path, modules: Mapping[str, torch.nn.Module], record: Mapping[str, Any]) -> None:
+def export(
+    directory: Path, modules: Mapping[str, torch.nn.Module], record: Mapping[str, Any]
+) -> None:
     """Write ``<name>.safetensors`` for each module, and ``parameters.yaml``.
 
     Each file is whole or as it was before. A tensor that two names share is stored once, under

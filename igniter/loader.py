@@ -12,27 +12,18 @@ A pass is one trip through the loader; a position is (pass, number of its batche
 from __future__ import annotations
 
 import atexit
-import copy
 import ctypes
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    Dataset,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-    get_worker_info,
-)
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from igniter.errors import UsageError
-from igniter.order import Sequential, Shuffled
 from igniter.rng import Address, set_generators
+from igniter.sampling import BatchKeys, Key, StatefulSampler
 from igniter.signals import ignore_in_worker
 
 _PR_SET_PDEATHSIG = 1
@@ -109,7 +100,7 @@ class Batches:
 
 def _source(
     loader: Any, seed: int, purpose: str, rank: int
-) -> tuple[_Seekable | _Replayed, _StatefulSampler | None]:
+) -> tuple[_Seekable | _Replayed, StatefulSampler | None]:
     """How to open ``loader`` at a position, and its sampler if that keeps a state of its own."""
     load = Address(seed, f"{purpose}/load", rank)
     plain = isinstance(loader, DataLoader) and type(loader).__iter__ is DataLoader.__iter__
@@ -118,7 +109,7 @@ def _source(
     if isinstance(loader.dataset, IterableDataset):
         generator = torch.Generator()
         return _Replayed(_rebuilt(loader, loader.dataset, None, generator), load, generator), None
-    keys = _Keys(loader, Address(seed, f"{purpose}/order", rank), load)
+    keys = BatchKeys(loader, Address(seed, f"{purpose}/order", rank), load)
     return _Seekable(loader, keys), keys.stateful
 
 
@@ -130,13 +121,6 @@ def _length(loader: Any) -> int | None:
         return None
 
 
-class _Key(NamedTuple):
-    """What is sent to the process that loads a batch."""
-
-    seed: int
-    indices: Any
-
-
 class _Seeded(Dataset[Any]):
     """The user's dataset, its randomness set by the key of what is asked for.
 
@@ -146,132 +130,22 @@ class _Seeded(Dataset[Any]):
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
 
-    def __getitems__(self, key: _Key) -> Any:
+    def __getitems__(self, key: Key) -> Any:
         set_generators(key.seed)
         whole_batch = getattr(self.dataset, "__getitems__", None)
         if whole_batch:
             return whole_batch(key.indices)
         return [self.dataset[index] for index in key.indices]
 
-    def __getitem__(self, key: _Key) -> Any:
+    def __getitem__(self, key: Key) -> Any:
         set_generators(key.seed)
         return self.dataset[key.indices]
-
-
-class _Keys:
-    """The batch sampler (or sampler, without batching) of a rebuilt loader: one key a batch."""
-
-    def __init__(self, loader: DataLoader[Any], order: Address, load: Address) -> None:
-        self._order, self._load = order, load
-        self._sampler: Any = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
-        self._length = _known_length(self._sampler)
-        self._inner = getattr(self._sampler, "sampler", None)
-        self.stateful = _StatefulSampler.of(self._sampler) or _StatefulSampler.of(self._inner)
-        self.pass_, self.start = 0, 0
-
-    def __iter__(self) -> Iterator[_Key]:
-        pass_ = self.pass_
-        draws = self._computed(pass_) if self._length is not None else self._drawn(pass_)
-        for number, indices in draws:
-            yield _Key(self._load(pass_, number), indices)
-
-    def _computed(self, pass_: int) -> Iterator[tuple[int, Any]]:
-        """The order worked out at the position itself."""
-        assert self._length is not None
-        shuffled = isinstance(self._innermost(), RandomSampler)
-        order: Any = (
-            Shuffled(self._length, self._order(pass_)) if shuffled else Sequential(self._length)
-        )
-        if not isinstance(self._sampler, BatchSampler):
-            for number in range(self.start, self._length):
-                yield number, order.slice(number, number + 1)[0]
-            return
-        size, number = self._sampler.batch_size, self.start
-        while True:
-            indices = order.slice(number * size, (number + 1) * size)
-            if not indices or (len(indices) < size and self._sampler.drop_last):
-                return
-            yield number, indices
-            number += 1
-
-    def _innermost(self) -> Any:
-        return self._inner if isinstance(self._sampler, BatchSampler) else self._sampler
-
-    def _drawn(self, pass_: int) -> Iterator[tuple[int, Any]]:
-        """The user's own sampler, run from the pass's start: its indices, not its data."""
-        for sampler in (self._sampler, self._inner):
-            if hasattr(sampler, "set_epoch"):
-                sampler.set_epoch(pass_)
-            generator = getattr(sampler, "generator", None)
-            if isinstance(generator, torch.Generator):
-                generator.manual_seed(self._order(pass_))
-        number = self.stateful.begin() if self.stateful else 0
-        set_generators(self._order(pass_, number))
-        draws = iter(self._sampler)
-        while True:
-            set_generators(self._order(pass_, number))
-            try:
-                indices = next(draws)
-            except StopIteration:
-                return
-            if self.stateful:
-                self.stateful.note(number + 1)
-            if number >= self.start:
-                yield number, indices
-            number += 1
-
-
-def _known_length(sampler: Any) -> int | None:
-    """The number of indices, where the order is one that is worked out rather than drawn."""
-    if type(sampler) is BatchSampler:
-        sampler = sampler.sampler
-    if type(sampler) is SequentialSampler:
-        return len(sampler.data_source)
-    if type(sampler) is RandomSampler and not sampler.replacement:
-        length = len(sampler.data_source)
-        return length if sampler.num_samples == length else None
-    return None
-
-
-class _StatefulSampler:
-    """A sampler with a ``state_dict`` of its own, which prefetching runs ahead of training.
-
-    Its state after each batch drawn is kept until that batch is consumed.
-    """
-
-    def __init__(self, sampler: Any) -> None:
-        self._sampler = sampler
-        self._states: dict[int, Any] = {}
-        self._first = 0
-
-    @classmethod
-    def of(cls, sampler: Any) -> _StatefulSampler | None:
-        has_state = hasattr(sampler, "state_dict") and hasattr(sampler, "load_state_dict")
-        return cls(sampler) if has_state else None
-
-    def begin(self) -> int:
-        """The number of the batch that its next iterator gives first."""
-        first, self._first = self._first, 0
-        self._states = {first: copy.deepcopy(self._sampler.state_dict())}
-        return first
-
-    def note(self, number: int) -> None:
-        self._states[number] = copy.deepcopy(self._sampler.state_dict())
-
-    def state_at(self, number: int) -> Any:
-        self._states = {at: state for at, state in self._states.items() if at >= number}
-        return {"number": number, "state": self._states.get(number)}
-
-    def restore(self, saved: Any) -> None:
-        if saved["state"] is not None:
-            self._sampler.load_state_dict(saved["state"])
-            self._first = saved["number"]
 
 
 class _Seekable:
     """A map-style loader, opened at any position without loading what comes before it."""
 
-    def __init__(self, loader: DataLoader[Any], keys: _Keys) -> None:
+    def __init__(self, loader: DataLoader[Any], keys: BatchKeys) -> None:
         self._keys = keys
         self._generator = torch.Generator()
         self._loader = _rebuilt(loader, _Seeded(loader.dataset), keys, self._generator)
@@ -290,7 +164,9 @@ class _Seekable:
 class _Replayed:
     """Any iterable of batches, run from the pass's start and thrown away up to the position."""
 
-    def __init__(self, loader: Any, load: Address, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self, loader: Any, load: Address, generator: torch.Generator | None = None
+    ) -> None:
         self._loader, self._load, self._generator = loader, load, generator
         self._iterator: Iterator[Any] | None = None
 
@@ -334,7 +210,7 @@ def _end_workers(loader: Any, iterator: Any) -> None:
 
 
 def _rebuilt(
-    loader: DataLoader[Any], dataset: Any, keys: _Keys | None, generator: torch.Generator
+    loader: DataLoader[Any], dataset: Any, keys: BatchKeys | None, generator: torch.Generator
 ) -> DataLoader[Any]:
     """``loader`` again, with its own settings but for where indices and seeds come from."""
     settings: dict[str, Any] = {

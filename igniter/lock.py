@@ -20,7 +20,7 @@ from pathlib import Path
 
 from igniter.errors import RunLocked
 
-PATIENCE = 120.0
+PATIENCE = 60.0
 _BEAT_EVERY = 15.0
 _POLL = 1.0
 

@@ -1,9 +1,7 @@
-"""Averages over samples, and the metrics of ignite and torchmetrics, as state that can be saved.
+"""The metrics of a run: averages of the steps' keys, and those of ignite and torchmetrics.
 
-An average is the sum of (value x samples) over the samples seen, so a short last batch counts for
-what it holds. Values stay on their device and are never read in the loop: they are kept, detached,
-and folded into a float64 sum a block at a time. A block is full after a fixed count, so that
-neither logging nor saving changes the order in which floating-point numbers are added.
+Whatever their kind they are updated with each step's output, computed when something is due, and
+saved with the checkpoint.
 """
 
 from __future__ import annotations
@@ -15,80 +13,8 @@ import torch
 from ignite.engine import Engine
 from ignite.metrics import Metric as IgniteMetric
 
+from igniter.average import Average
 from igniter.errors import UsageError
-
-_BLOCK = 64
-
-
-class Average:
-    """The mean over samples of a number or tensor that each step returns."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget everything."""
-        self._total: Any = 0.0
-        self._samples = 0
-        self._block: list[torch.Tensor] = []
-        self._weights: list[int] = []
-
-    def update(self, value: Any, samples: int) -> None:
-        """Count ``value`` for ``samples`` samples; a tensor of several elements, for its elements."""
-        if not isinstance(value, torch.Tensor):
-            self._total = self._total + float(value) * samples
-            self._samples += samples
-            return
-        value = value.detach()
-        if value.ndim > 0:
-            samples = value.numel()
-            self._append(value.sum(dtype=_widest(value)), 1)
-        else:
-            self._append(value, samples)
-        self._samples += samples
-
-    def _append(self, value: torch.Tensor, weight: int) -> None:
-        self._block.append(value)
-        self._weights.append(weight)
-        if len(self._block) == _BLOCK:
-            self._total = self._total + self._block_sum()
-            self._block, self._weights = [], []
-
-    def _block_sum(self) -> Any:
-        if not self._block:
-            return 0.0
-        values = torch.stack(self._block)
-        wide = _widest(values)
-        weights = torch.tensor(self._weights, dtype=wide, device=values.device)
-        return (values.to(wide) * weights).sum()
-
-    def compute(self) -> float | None:
-        """The mean so far, None where no sample was counted. Reads the device."""
-        if self._samples == 0:
-            return None
-        return float(self._total + self._block_sum()) / self._samples
-
-    def state_dict(self) -> dict[str, Any]:
-        """The sums, and the block that is not full yet."""
-        return {
-            "total": self._total,
-            "samples": self._samples,
-            "block": torch.stack(self._block) if self._block else None,
-            "weights": list(self._weights),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
-        """Take up the sums of :meth:`state_dict`, on ``device``."""
-        total, block = state["total"], state["block"]
-        self._total = total.to(device) if isinstance(total, torch.Tensor) else total
-        self._samples = state["samples"]
-        self._block = [] if block is None else list(block.to(device).unbind())
-        self._weights = list(state["weights"])
-
-
-def _widest(tensor: torch.Tensor) -> torch.dtype:
-    """Float64 where the device has it."""
-    return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
 class Accumulated(Protocol):
@@ -130,6 +56,12 @@ class KeyAverage:
     def compute(self) -> dict[str, float]:
         """The mean under the metric's name."""
         mean = self._average.compute()
+        return {} if mean is None else {self._name: mean}
+
+    def window(self) -> dict[str, float]:
+        """The mean since the last call, under the metric's name; a new window begins."""
+        mean = self._average.window()
+        self._average.mark()
         return {} if mean is None else {self._name: mean}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -252,7 +184,9 @@ def accumulated(name: str, metric: Any, device: torch.device) -> Accumulated:
         return KeyAverage(name, metric, device)
     if isinstance(metric, IgniteMetric):
         return IgniteAccumulated(name, metric)
-    if all(callable(getattr(metric, needed, None)) for needed in ("update", "compute", "persistent")):
+    if all(
+        callable(getattr(metric, needed, None)) for needed in ("update", "compute", "persistent")
+    ):
         return TorchmetricsAccumulated(name, metric, device)
     raise UsageError(
         f"metric {name!r} is a {type(metric).__name__}; give a key of the step's output, a metric "
@@ -260,9 +194,7 @@ def accumulated(name: str, metric: Any, device: torch.device) -> Accumulated:
     )
 
 
-def samples_in(
-    batch: Any, output: Any, batch_size: Callable[[Any], int] | None = None
-) -> int:
+def samples_in(batch: Any, output: Any, batch_size: Callable[[Any], int] | None = None) -> int:
     """How many samples a batch counts for.
 
     What the step returned as ``batch_size``, else what ``batch_size(batch)`` says, else the first
@@ -279,10 +211,11 @@ def samples_in(
 def _first_tensor(batch: Any) -> torch.Tensor | None:
     if isinstance(batch, torch.Tensor):
         return batch
-    parts = batch.values() if isinstance(batch, Mapping) else batch
-    if isinstance(parts, (str, bytes)) or not hasattr(parts, "__iter__"):
-        return None
-    for part in parts:
+    if not isinstance(batch, (list, tuple)):
+        batch = batch.values() if isinstance(batch, Mapping) else batch
+        if isinstance(batch, (str, bytes)) or not hasattr(batch, "__iter__"):
+            return None
+    for part in batch:
         found = _first_tensor(part)
         if found is not None:
             return found

@@ -10,19 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from igniter import rundir
-from igniter.checkpoint.store import CheckpointStore, Loaded, load
-from igniter.errors import IdentityMismatch, NoUsableCheckpoint, RunRefused, UsageError
-from igniter.identity import differences, digest, plain, shaping
+from igniter import rundir, startpoint
+from igniter.checkpoint.store import CheckpointStore, Loaded
+from igniter.errors import UsageError
+from igniter.identity import digest, plain, shaping
 from igniter.lock import RunLock
-from igniter.provenance import Provenance, collect, drift
-from igniter.rundir import Paths, RunRecord
+from igniter.provenance import Provenance, collect
 from igniter.result import Result
+from igniter.rundir import Paths, RunRecord
 from igniter.secrets import mask_mapping, mask_uri
 from igniter.settings import Settings
 from igniter.tracking.uri import DEFAULT_URI, resolve
-
-_MODES = ("auto", "always", "never", "must")
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,9 @@ class Opened:
         completed = self.record.status == "completed" and self.loaded is not None
         return completed and (self.iteration >= total or total <= before)
 
-    def result(self, status: Literal["completed", "interrupted"], signal: int | None = None) -> Result:
+    def result(
+        self, status: Literal["completed", "interrupted"], signal: int | None = None
+    ) -> Result:
         """How the run stands now."""
         record = self.record
         best = None if record.best is None else self.store.find(record.best["iteration"])
@@ -154,21 +154,19 @@ def _open_locked(
     store.sweep()
     before = RunRecord.load(paths.run_yaml) if paths.run_yaml.exists() else None
     provenance = collect(asked.script)
-    loaded, own = _starting_point(settings, store, before, warn)
-    stored = _stored_arguments(before, loaded if own else None)
+    loaded, own = startpoint.starting_point(settings, store, before, warn)
+    stored = startpoint.stored_arguments(before, loaded if own else None)
     if stored is not None:
-        _check_identity(settings, asked.identity, stored, paths, warn)
+        startpoint.check_identity(settings, asked.identity, stored, paths, warn)
     if before is not None and before.attempts:
-        _check_drift(settings, before, provenance, warn)
-    record = before or RunRecord(
-        name="", script="", identity="", arguments={}, parameters={}, origin=_origin(settings)
-    )
+        startpoint.check_drift(settings, before, provenance, warn)
+    record = before or RunRecord(name="", script="", identity="", arguments={}, parameters={})
     record.name = paths.root.name
     record.script = provenance.script or ""
     record.identity = digest(asked.identity)
     record.arguments = dict(asked.identity)
     record.parameters = mask_mapping(plain(asked.parameters))
-    record.origin = _origin(settings) or record.origin
+    record.origin = startpoint.origin(settings) or record.origin
     record.tracking = _tracking(settings, asked, warn)
     return Opened(paths, lock, record, store, loaded, own, provenance)
 
@@ -187,57 +185,6 @@ def begin_attempt(opened: Opened, total: int) -> None:
 def utc_now() -> str:
     """The time, ISO-8601 in UTC, to the second."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-
-
-def _origin(settings: Settings) -> str | None:
-    return None if settings.resume in _MODES else str(Path(settings.resume).absolute())
-
-
-def _starting_point(
-    settings: Settings,
-    store: CheckpointStore,
-    before: RunRecord | None,
-    warn: Callable[[str], None],
-) -> tuple[Loaded | None, bool]:
-    """The checkpoint to go on from, and whether it is the run's own."""
-    origin = _origin(settings)
-    known = before is not None and before.origin == origin
-    if origin is not None and not known:
-        return _from_path(Path(origin), store, begun=before is not None)
-    had_any = bool(store.list())
-    loaded = store.newest()
-    if loaded is not None:
-        return loaded, True
-    if origin is not None:
-        # The same command, started again before its first checkpoint.
-        return load(Path(origin)), False
-    if settings.resume == "must":
-        raise NoUsableCheckpoint(
-            f"--resume must: there is no usable checkpoint in {store.directory}. Name another "
-            "--output-dir, or leave --resume out to begin the run"
-        )
-    if had_any:
-        warn(
-            f"no checkpoint in {store.directory} can be used; the run begins again and comes by "
-            "the same results"
-        )
-    return None, True
-
-
-def _from_path(
-    path: Path, store: CheckpointStore, *, begun: bool
-) -> tuple[Loaded, bool]:
-    """A checkpoint that was named: one of the run's own, to go back to, or another run's."""
-    own = path.resolve().is_relative_to(store.directory.resolve())
-    if begun and not own:
-        raise RunRefused(
-            f"{store.directory.parent} holds a run already, which was not begun from {path}. Name "
-            "another --output-dir to begin one there, or leave --resume out to go on with this one"
-        )
-    loaded = load(path)
-    if own:
-        store.set_aside_after(loaded.checkpoint)
-    return loaded, own
 
 
 def _tracking(
@@ -260,52 +207,3 @@ def _tracking(
         or script,
         "run_name": settings.mlflow_run_name,
     }
-
-
-def _stored_arguments(
-    before: RunRecord | None, loaded: Loaded | None
-) -> Mapping[str, Any] | None:
-    if before is not None:
-        return before.arguments
-    return None if loaded is None else loaded.manifest.get("arguments")
-
-
-def _check_identity(
-    settings: Settings,
-    asked: Mapping[str, Any],
-    stored: Mapping[str, Any],
-    paths: Paths,
-    warn: Callable[[str], None],
-) -> None:
-    changed = differences(stored, asked)
-    if not changed:
-        return
-    listed = "\n".join(f"  {difference}" for difference in changed)
-    if settings.resume != "always":
-        raise IdentityMismatch(
-            f"{paths.root} holds a run with other arguments:\n{listed}\n"
-            "Go on in one of three ways:\n"
-            "  --resume always     carry on from its checkpoint with the new values\n"
-            "  --output-dir DIR    keep it, and train another run in DIR\n"
-            "  --resume never      start afresh; the old run is set aside, not deleted"
-        )
-    warn(f"carrying on with other arguments than the run was begun with:\n{listed}")
-    if "learning_rate" in {d.name for d in changed} and "learning_rate" not in settings.override:
-        warn(
-            "the optimizer keeps the learning rate of its checkpoint; to set the new one add "
-            "--override learning_rate"
-        )
-
-
-def _check_drift(
-    settings: Settings, before: RunRecord, now: Provenance, warn: Callable[[str], None]
-) -> None:
-    changed = drift(before.attempts[-1], now)
-    if not changed:
-        return
-    text = f"since the last attempt: {'; '.join(changed)}"
-    if settings.strict:
-        raise RunRefused(
-            f"--strict: {text}. Put that back as it was, or leave --strict out to carry on"
-        )
-    warn(text)

@@ -78,7 +78,9 @@ class Shuffled:
         else:
             self._chunk_start = position - position % _CHUNK
             stop = min(self._chunk_start + _CHUNK, self.length)
-            self._chunk = self._permuted(np.arange(self._chunk_start, stop, dtype=np.uint64)).tolist()
+            self._chunk = self._permuted(
+                np.arange(self._chunk_start, stop, dtype=np.uint64)
+            ).tolist()
 
     def _sorted(self) -> _Indices:
         words = _mix(_mix(np.arange(self.length, dtype=np.uint64)) ^ np.uint64(self._key))

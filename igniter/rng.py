@@ -55,7 +55,7 @@ def set_generators(seed: int) -> None:
     random.seed(seed)
     np.random.seed((seed >> 32) & 0xFFFFFFFF)
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         for generator in torch.cuda.default_generators:
             generator.manual_seed(seed)
     elif _mps_in_use():

@@ -8,25 +8,21 @@ does again all that follows, so nothing needs to be remembered as owed.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from igniter.best import Best
 from igniter.cadence import Length, Timer
 from igniter.engine import Events, StepEngine
-from igniter.errors import NonFiniteError
 from igniter.evaluation import Evaluator
 from igniter.lock import RunLock
-from igniter.metrics import Accumulated
+from igniter.reporting import Reporter
 from igniter.rundir import Paths, RunRecord
-from igniter.saving import OnNan, Saver, Snapshot
+from igniter.saving import Saver, Snapshot
 from igniter.signals import StopSignals
-from igniter.spec import RunSpec
 from igniter.tracking.display import Display
-from igniter.tracking.journal import Journal
 
 _RENDER_SECONDS = 0.1
 
@@ -35,25 +31,20 @@ _RENDER_SECONDS = 0.1
 class Parts:
     """What a run is put together from."""
 
-    spec: RunSpec
-    evaluators: Mapping[Evaluator, Timer]
     length: Length
-    epoch_metrics: Mapping[str, Accumulated]
-    window_metrics: Mapping[str, Accumulated]
+    evaluators: Mapping[Evaluator, Timer]
+    reporter: Reporter
     saver: Saver
-    journal: Journal
     record: RunRecord
     paths: Paths
     lock: RunLock
     signals: StopSignals
     display: Display
     best: Best
-    on_nan: OnNan
     save: Timer
     log: Timer
     print: Timer
     clock: Callable[[], float] = time.monotonic
-    shown: dict[str, float] = field(default_factory=dict)
 
 
 class TrainingRun:
@@ -68,7 +59,7 @@ class TrainingRun:
         self._wake_time = 0.0
         engine.state.metrics = {}
         # Before every handler of the user's, which then finds the run's own work done.
-        engine.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
+        engine.add_event_handler(Events.EPOCH_STARTED, parts.reporter.begin_epoch)
         engine.add_event_handler(Events.COMPLETED, self._complete)
 
     def go(self, iteration: int, *, after_everything: bool) -> None:
@@ -112,7 +103,7 @@ class TrainingRun:
         parts, length = self.parts, self.parts.length
         last = iteration == length.total or bool(self.engine.should_terminate)
         if parts.log.due(iteration, now) or length.ends_epoch(iteration) or last:
-            self._log_window(iteration)
+            parts.reporter.log_window(iteration, self._epoch)
         evaluators = [e for e, timer in parts.evaluators.items() if timer.due(iteration, now)]
         # All that is due is asked, so that each counts on from here.
         save_due = parts.save.due(iteration, now) and not last
@@ -128,8 +119,9 @@ class TrainingRun:
         if self.stopped:
             return
         if print_due or last:
-            parts.display.report(iteration, self._epoch, self._epochs, self._printed())
-        parts.display.progress(iteration, self.parts.shown)
+            specs = {evaluator.name: evaluator.spec for evaluator in parts.evaluators}
+            parts.reporter.print(iteration, self._epoch, length.epoch_of(length.total), specs)
+        parts.reporter.show(iteration)
         parts.lock.beat()
         if iteration == length.total and not length.ends_epoch(iteration):
             self.engine.terminate()
@@ -158,14 +150,14 @@ class TrainingRun:
         if len(evaluators) > 1:
             snapshot = snapshot.copied()
         if parts.length.ends_epoch(iteration):
-            self._log_epoch(iteration)
+            parts.reporter.log_epoch(iteration, self._epoch)
         for evaluator in evaluators:
             values = evaluator.run(iteration)
             if values is None:
                 received = parts.signals.received
                 self._stop(snapshot, received.name if received else "request")
                 return
-            self._take_in(iteration, values, evaluator.spec)
+            parts.reporter.take_in(iteration, self._epoch, values, evaluator.spec)
             if parts.best.consider(iteration, values):
                 self._keep_best()
 
@@ -195,70 +187,9 @@ class TrainingRun:
         parts.record.save(parts.paths.run_yaml)
         parts.saver.store.link_best(parts.best.iterations[0])
 
-    def _begin_epoch(self) -> None:
-        for metric in (*self.parts.epoch_metrics.values(), *self.parts.window_metrics.values()):
-            metric.reset()
-
-    def _log_window(self, iteration: int) -> None:
-        values = self._computed(self.parts.window_metrics, "train/{}")
-        for metric in self.parts.window_metrics.values():
-            metric.reset()
-        self._take_in(iteration, values, self.parts.spec)
-        self._refuse_nan(iteration, values)
-
-    def _log_epoch(self, iteration: int) -> None:
-        values = self._computed(self.parts.epoch_metrics, "{}")
-        self.engine.state.metrics.update(values)
-        windowed = self.parts.window_metrics
-        named = {
-            f"train/{name}_epoch" if name in windowed else f"train/{name}": value
-            for name, value in values.items()
-        }
-        self._take_in(iteration, named, self.parts.spec)
-
-    def _computed(self, metrics: Mapping[str, Accumulated], pattern: str) -> dict[str, float]:
-        return {
-            pattern.format(name): value
-            for metric in metrics.values()
-            for name, value in metric.compute().items()
-        }
-
-    def _take_in(self, iteration: int, values: Mapping[str, float], spec: RunSpec) -> None:
-        parts = self.parts
-        parts.record.metrics.update(values)
-        parts.shown.update(chosen(values, spec.show))
-        logged = chosen(values, spec.log)
-        if logged:
-            parts.journal.log(iteration, self._epoch, logged)
-
-    def _refuse_nan(self, iteration: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            if math.isfinite(value):
-                continue
-            text = f"{name} is {value} at iteration {iteration}"
-            if self.parts.on_nan == "warn":
-                self.parts.display.warn(text)
-            else:
-                good = self.parts.saver.last_good
-                standing = f"the last good checkpoint is {good.path}" if good else "nothing is saved"
-                raise NonFiniteError(
-                    f"{text}; {standing}. Lower the learning rate, clip gradients, or go on with "
-                    "--on-nan warn."
-                )
-
-    def _printed(self) -> dict[str, float]:
-        printed = chosen(self.parts.record.metrics, self.parts.spec.print, prefix="train/")
-        for evaluator in self.parts.evaluators:
-            printed = chosen(printed, evaluator.spec.print, prefix=f"{evaluator.name}/")
-        return printed
-
     @property
     def _epoch(self) -> int:
         return self.parts.length.epoch_of(self.engine.state.iteration)
-
-    @property
-    def _epochs(self) -> int:
-        return self.parts.length.epoch_of(self.parts.length.total)
 
     def _timers(self) -> list[Timer]:
         parts = self.parts
@@ -271,20 +202,3 @@ class TrainingRun:
         timers = self._timers()
         self._wake_iteration = min(epoch_end, length.total, *(t.iteration for t in timers))
         self._wake_time = min(now + _RENDER_SECONDS, *(t.time for t in timers))
-
-
-def chosen(
-    values: Mapping[str, float], names: Any, prefix: str | None = None
-) -> dict[str, float]:
-    """The values whose metric is among ``names``, or all where that is None.
-
-    With ``prefix`` only names that begin with it are chosen from; the others stay.
-    """
-    if names is None:
-        return dict(values)
-    return {
-        name: value
-        for name, value in values.items()
-        if (prefix is not None and not name.startswith(prefix))
-        or name.split("/", 1)[-1].removesuffix("_epoch") in names
-    }

@@ -167,5 +167,3 @@ class Saver:
         if self.last_good is None:
             return "There is no earlier checkpoint."
         return f"The last good checkpoint is {self.last_good.path}."
-
-

@@ -41,9 +41,9 @@ class RunSpec:
     epoch_length: int | None = None
     callback: Callback | Sequence[Callback] = ()
     batch_size: Callable[[Any], int] | None = None
-    every: str | int | Interval | None = None
-    log_every: str | int | Interval | None = None
-    print_every: str | int | Interval | None = None
+    every: Interval | str | int | None = None
+    log_every: Interval | str | int | None = None
+    print_every: Interval | str | int | None = None
     log: Sequence[str] | None = None
     print: Sequence[str] | None = None
     show: Sequence[str] | None = None
@@ -77,6 +77,11 @@ class RunSpec:
                     f"RunSpec({name}=…) names {sorted(unknown)}; the metrics are "
                     f"{sorted(self.metrics)}"
                 )
+
+    def interval(self, name: str, otherwise: Interval) -> Interval:
+        """The interval called ``name``, or ``otherwise`` where none was given."""
+        value = getattr(self, name)
+        return value if isinstance(value, Interval) else otherwise
 
     @property
     def callbacks(self) -> tuple[Callback, ...]:

@@ -77,9 +77,7 @@ def train(
     display = Display(chosen.progress)
     asked = opening.asked(chosen, name, identity, parameters)
     evaluations = _by_name(eval_spec)
-    opened = opening.open_run(
-        chosen, asked, notify=display.say, warn=display.warn
-    )
+    opened = opening.open_run(chosen, asked, notify=display.say, warn=display.warn)
     try:
         assembled = assembly.assemble(chosen, opened, to_save, train_spec, evaluations, display)
         try:
@@ -135,9 +133,7 @@ def evaluate(
         objects.restore(held, str(loaded.checkpoint.path))
     values: dict[str, float] = {}
     for key, spec in _by_name(eval_spec).items():
-        evaluator = Evaluator(
-            key, spec, seed=seed, device=where, modules=objects.modules.values()
-        )
+        evaluator = Evaluator(key, spec, seed=seed, device=where, modules=objects.modules.values())
         try:
             for callback in spec.callbacks:
                 callback(evaluator.engine, evaluator.engine)

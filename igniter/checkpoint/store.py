@@ -183,7 +183,7 @@ class CheckpointStore:
             RunRefused: one cannot be renamed; ``checkpoint`` is not the newest.
         """
         position = (checkpoint.iteration, checkpoint.final)
-        for later in reversed(manifests.scan(self.directory)):  # a death leaves the earlier ones
+        for later in reversed(manifests.scan(self.directory)):  # a death leaves no gap
             if (later.iteration, later.final) > position:
                 try:
                     _rename(later.path, "later-")

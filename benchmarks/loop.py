@@ -1,0 +1,108 @@
+"""What an iteration costs over the raw PyTorch loop on the same loader, in CPU time.
+
+Everything is on: averaging, progress, signals, the journal every 100 iterations, MLflow, exact
+position and randomness. Both loops run the same step, in turn, in one process; the figure is the
+difference of the process's CPU time an iteration (user + system, the main process alone: loader
+workers and the MLflow child are processes of their own), between two iterations in mid-run.
+
+    python benchmarks/loop.py [--iterations 20000] [--pairs 5] [--workers 0 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from igniter import RunSpec, train
+
+_SKIPPED = 1000  # iterations before the first reading: workers start, caches fill
+
+
+def loader(workers: int) -> DataLoader[Any]:
+    data = TensorDataset(torch.randn(64_000, 4), torch.zeros(64_000))
+    return DataLoader(
+        data, batch_size=16, shuffle=True, num_workers=workers, persistent_workers=workers > 0
+    )
+
+
+class Reading:
+    """A step that does nothing but read the CPU clock at two iterations."""
+
+    def __init__(self, iterations: int) -> None:
+        self._last = iterations
+        self._count = 0
+        self._first = 0.0
+        self.microseconds = 0.0
+        self._output = {"loss": torch.tensor(0.5)}
+
+    def __call__(self, engine: Any, batch: Any) -> Any:
+        self._count += 1
+        if self._count == _SKIPPED:
+            self._first = time.process_time()
+        elif self._count == self._last:
+            spent = time.process_time() - self._first
+            self.microseconds = spent / (self._last - _SKIPPED) * 1e6
+        return self._output
+
+
+def raw(workers: int, iterations: int) -> float:
+    step, done, batches = Reading(iterations), 0, loader(workers)
+    while done < iterations:
+        for batch in batches:
+            step(None, batch)
+            done += 1
+            if done == iterations:
+                break
+    return step.microseconds
+
+
+def with_igniter(workers: int, iterations: int) -> float:
+    step = Reading(iterations)
+    model = torch.nn.Linear(4, 1)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
+        train(
+            to_save={"model": model},
+            train_spec=RunSpec(step=step, loader=loader(workers), metrics={"loss": "loss"}),
+            max_epochs=None,
+            max_iterations=iterations,
+            output_dir=Path(directory) / "run",
+            progress="bar",
+            mlflow_tracking_uri=f"sqlite:///{directory}/mlflow.db",
+        )
+    return step.microseconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--iterations", type=int, default=20_000)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
+          f"Python {platform.python_version()}, torch {torch.__version__}")  # fmt: skip
+    print(f"{'workers':>7}  {'raw µs':>8}  {'igniter µs':>10}  {'added µs (median, min–max)':>28}")
+    for workers in args.workers:
+        pairs = [
+            (raw(workers, args.iterations), with_igniter(workers, args.iterations))
+            for _ in range(args.pairs)
+        ]
+        added = [ours - theirs for theirs, ours in pairs]
+        print(
+            f"{workers:>7}  {statistics.median(p[0] for p in pairs):>8.1f}  "
+            f"{statistics.median(p[1] for p in pairs):>10.1f}  "
+            f"{statistics.median(added):>10.1f} ({min(added):.1f}–{max(added):.1f})"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""The values of a run: from its metrics to the journal, the record and the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+
+from igniter.errors import NonFiniteError
+from igniter.metrics import Accumulated, KeyAverage
+from igniter.rundir import RunRecord
+from igniter.saving import OnNan
+from igniter.spec import RunSpec
+from igniter.tracking.display import Display
+from igniter.tracking.journal import Journal
+
+
+class Reporter:
+    """Takes in what was measured and passes it on to who is to have it.
+
+    Args:
+        metrics: those of the training spec, by name.
+        values: the trainer's ``state.metrics``, which gets each epoch's values.
+        on_nan: whether a logged training metric that is not finite stops the run.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        metrics: Mapping[str, Accumulated],
+        values: dict[str, float],
+        journal: Journal,
+        record: RunRecord,
+        display: Display,
+        on_nan: OnNan,
+    ) -> None:
+        self._spec = spec
+        self._metrics = metrics
+        self._values = values
+        self._journal = journal
+        self._record = record
+        self._display = display
+        self._on_nan = on_nan
+        self._shown: dict[str, float] = {}
+
+    def begin_epoch(self) -> None:
+        """Let every metric begin anew."""
+        for metric in self._metrics.values():
+            metric.reset()
+
+    def log_window(self, iteration: int, epoch: int) -> None:
+        """Log each average over the samples since the last time, as ``train/<metric>``.
+
+        Raises:
+            NonFiniteError: one is NaN or infinite and the run is to stop for that.
+        """
+        values = {
+            f"train/{name}": value
+            for metric in self._metrics.values()
+            if isinstance(metric, KeyAverage)
+            for name, value in metric.window().items()
+        }
+        self.take_in(iteration, epoch, values, self._spec)
+        self._refuse_non_finite(iteration, values)
+
+    def log_epoch(self, iteration: int, epoch: int) -> None:
+        """Log each metric over the epoch: an average as ``train/<metric>_epoch``."""
+        named: dict[str, float] = {}
+        for metric in self._metrics.values():
+            values = metric.compute()
+            self._values.update(values)
+            # The plain name of an average is taken by its windows.
+            suffix = "_epoch" if isinstance(metric, KeyAverage) else ""
+            named.update({f"train/{name}{suffix}": value for name, value in values.items()})
+        self.take_in(iteration, epoch, named, self._spec)
+
+    def take_in(
+        self, iteration: int, epoch: int, values: Mapping[str, float], spec: RunSpec
+    ) -> None:
+        """Pass on ``values`` of ``iteration``, by full name, as their spec says."""
+        self._record.metrics.update(values)
+        self._shown.update(_chosen(values, spec.show))
+        logged = _chosen(values, spec.log)
+        if logged:
+            self._journal.log(iteration, epoch, logged)
+
+    def show(self, iteration: int) -> None:
+        """Move the progress display to ``iteration``."""
+        self._display.progress(iteration, self._shown)
+
+    def print(
+        self, iteration: int, epoch: int, epochs: int, evaluations: Mapping[str, RunSpec]
+    ) -> None:
+        """Print where the run is, with the latest values that the specs ask to see."""
+        printed: dict[str, float] = {}
+        for name, spec in {"train": self._spec, **evaluations}.items():
+            own = {k: v for k, v in self._record.metrics.items() if k.startswith(f"{name}/")}
+            printed.update(_chosen(own, spec.print))
+        self._display.report(iteration, epoch, epochs, printed)
+
+    def _refuse_non_finite(self, iteration: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            if math.isfinite(value):
+                continue
+            text = f"{name} is {value} at iteration {iteration}"
+            if self._on_nan == "stop":
+                raise NonFiniteError(
+                    f"{text}; the last checkpoint stands. Lower the learning rate, clip gradients, "
+                    "or go on with --on-nan warn."
+                )
+            self._display.warn(text)
+
+
+def _chosen(values: Mapping[str, float], metrics: Collection[str] | None) -> dict[str, float]:
+    """The values, by full name, whose metric is among ``metrics``; all where that is None."""
+    if metrics is None:
+        return dict(values)
+    return {name: value for name, value in values.items() if _is_one_of(name, metrics)}
+
+
+def _is_one_of(name: str, metrics: Iterable[str]) -> bool:
+    """Whether the full name is a metric's: ``eval/loss``, ``train/loss_epoch``, ``eval/top/5``."""
+    own = name.split("/", 1)[-1]
+    return any(own in (m, f"{m}_epoch") or own.startswith(f"{m}/") for m in metrics)

@@ -1,0 +1,142 @@
+"""Which indices make each batch, from any batch of a pass on, and the seed it is loaded under.
+
+Shuffled and sequential orders are worked out at the position itself. A sampler of the user's own
+is run from the start of the pass, which draws indices and loads nothing; one that keeps a state of
+its own goes on from that.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
+
+from igniter.order import Sequential, Shuffled
+from igniter.rng import Address, set_generators
+
+
+class Key(NamedTuple):
+    """What is sent to the process that loads a batch."""
+
+    seed: int
+    indices: Any
+
+
+class BatchKeys:
+    """The batch sampler (or sampler, without batching) of a rebuilt loader: one key a batch."""
+
+    def __init__(self, loader: DataLoader[Any], order: Address, load: Address) -> None:
+        self._order, self._load = order, load
+        self._sampler: Any = (
+            loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+        )
+        self._length = _known_length(self._sampler)
+        self._inner = getattr(self._sampler, "sampler", None)
+        self.stateful = StatefulSampler.of(self._sampler) or StatefulSampler.of(self._inner)
+        self.pass_, self.start = 0, 0
+
+    def __iter__(self) -> Iterator[Key]:
+        pass_ = self.pass_
+        draws = self._computed(pass_) if self._length is not None else self._drawn(pass_)
+        for number, indices in draws:
+            yield Key(self._load(pass_, number), indices)
+
+    def _computed(self, pass_: int) -> Iterator[tuple[int, Any]]:
+        """The order worked out at the position itself."""
+        assert self._length is not None
+        shuffled = isinstance(self._innermost(), RandomSampler)
+        order: Any = (
+            Shuffled(self._length, self._order(pass_)) if shuffled else Sequential(self._length)
+        )
+        if not isinstance(self._sampler, BatchSampler):
+            for number in range(self.start, self._length):
+                yield number, order.slice(number, number + 1)[0]
+            return
+        size, number = self._sampler.batch_size, self.start
+        while True:
+            indices = order.slice(number * size, (number + 1) * size)
+            if not indices or (len(indices) < size and self._sampler.drop_last):
+                return
+            yield number, indices
+            number += 1
+
+    def _innermost(self) -> Any:
+        return self._inner if isinstance(self._sampler, BatchSampler) else self._sampler
+
+    def _drawn(self, pass_: int) -> Iterator[tuple[int, Any]]:
+        """The user's own sampler, run from the pass's start: its indices, not its data."""
+        for sampler in (self._sampler, self._inner):
+            set_epoch = getattr(sampler, "set_epoch", None)
+            if set_epoch is not None:
+                set_epoch(pass_)
+            generator = getattr(sampler, "generator", None)
+            if isinstance(generator, torch.Generator):
+                generator.manual_seed(self._order(pass_))
+        number = self.stateful.begin() if self.stateful else 0
+        set_generators(self._order(pass_, number))
+        draws = iter(self._sampler)
+        while True:
+            set_generators(self._order(pass_, number))
+            try:
+                indices = next(draws)
+            except StopIteration:
+                return
+            if self.stateful:
+                self.stateful.note(number + 1)
+            if number >= self.start:
+                yield number, indices
+            number += 1
+
+
+def _known_length(sampler: Any) -> int | None:
+    """The number of indices, where the order is one that is worked out rather than drawn."""
+    if type(sampler) is BatchSampler:
+        sampler = sampler.sampler
+    if type(sampler) is SequentialSampler:
+        return len(sampler.data_source)
+    if type(sampler) is RandomSampler and not sampler.replacement:
+        length = len(sampler.data_source)
+        return length if sampler.num_samples == length else None
+    return None
+
+
+class StatefulSampler:
+    """A sampler with a ``state_dict`` of its own, which prefetching runs ahead of training.
+
+    Its state after each batch drawn is kept until that batch is consumed.
+    """
+
+    def __init__(self, sampler: Any) -> None:
+        self._sampler = sampler
+        self._states: dict[int, Any] = {}
+        self._first = 0
+
+    @classmethod
+    def of(cls, sampler: Any) -> StatefulSampler | None:
+        """What follows ``sampler``, where it has a state of its own."""
+        has_state = hasattr(sampler, "state_dict") and hasattr(sampler, "load_state_dict")
+        return cls(sampler) if has_state else None
+
+    def begin(self) -> int:
+        """The number of the batch that its next iterator gives first."""
+        first, self._first = self._first, 0
+        self._states = {first: copy.deepcopy(self._sampler.state_dict())}
+        return first
+
+    def note(self, number: int) -> None:
+        """Keep the state before batch ``number``, which is drawn next."""
+        self._states[number] = copy.deepcopy(self._sampler.state_dict())
+
+    def state_at(self, number: int) -> Any:
+        """The state before batch ``number``; those before it are not needed again."""
+        self._states = {at: state for at, state in self._states.items() if at >= number}
+        return {"number": number, "state": self._states.get(number)}
+
+    def restore(self, saved: Any) -> None:
+        """Let the sampler go on from what :meth:`state_at` gave."""
+        if saved["state"] is not None:
+            self._sampler.load_state_dict(saved["state"])
+            self._first = saved["number"]
