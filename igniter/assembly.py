@@ -99,6 +99,9 @@ def assemble(
         before_step=objects.begin_iteration,
     )
 
+    def timer(spec: RunSpec, name: str, **options: bool) -> Timer:
+        return Timer(spec.interval(name, settings.interval(name)), length, **options)
+
     def interrupted() -> bool:
         opened.lock.beat()
         return signals.received is not None
@@ -159,10 +162,8 @@ def assemble(
             display=display,
             best=best,
             save=Timer(settings.interval("save_every"), length),
-            log=Timer(
-                spec.interval("log_every", settings.interval("log_every")), length, at_end=True
-            ),
-            print=Timer(spec.interval("print_every", settings.interval("print_every")), length),
+            log=timer(spec, "log_every", at_end=True),
+            print=timer(spec, "print_every"),
         ),
     )
     assembled = Assembled(run, objects, length, batches, list(evaluators), signals, journal, opened)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -27,12 +27,10 @@ class AttemptOutcome:
 
 
 @contextmanager
-def recorded(
-    opened: Opened, warn: Callable[[str], None], environ: Mapping[str, str] | None = None
-) -> Iterator[AttemptOutcome]:
+def recorded(opened: Opened, warn: Callable[[str], None]) -> Iterator[AttemptOutcome]:
     """Follow the attempt that begins now; whatever ends it is recorded and raised on."""
     outcome = AttemptOutcome()
-    child = _start_shipper(opened, warn, dict(os.environ if environ is None else environ))
+    child = _start_shipper(opened, warn)
     try:
         yield outcome
     except BaseException as error:
@@ -41,13 +39,11 @@ def recorded(
     outcome.tracking = _end(opened, outcome.status, None, child, warn)
 
 
-def _start_shipper(
-    opened: Opened, warn: Callable[[str], None], environ: dict[str, str]
-) -> shipper.Shipper | None:
-    if opened.record.tracking is None:
+def _start_shipper(opened: Opened, warn: Callable[[str], None]) -> shipper.Shipper | None:
+    if opened.target is None:
         return None
     try:
-        return shipper.start(opened.paths, environ)
+        return shipper.start(opened.paths, {**os.environ, **opened.target.environ})
     except OSError as error:
         warn(f"nothing is sent to MLflow while training: {error}; `igniter sync` sends it later")
         return None

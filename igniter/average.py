@@ -37,7 +37,7 @@ class Average:
         self._window_start = len(self._block)
 
     def update(self, value: Any, samples: int) -> None:
-        """Count ``value`` for ``samples`` samples; a tensor of several elements, for its elements."""
+        """Count ``value`` for ``samples`` samples; a tensor of several elements for those."""
         if isinstance(value, torch.Tensor):
             weight = samples
             value = value.detach()

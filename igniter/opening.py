@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,15 +11,14 @@ from typing import Any, Literal
 
 from igniter import rundir, startpoint
 from igniter.checkpoint.store import CheckpointStore, Loaded
-from igniter.errors import UsageError
 from igniter.identity import digest, plain, shaping
 from igniter.lock import RunLock
 from igniter.provenance import Provenance, collect
 from igniter.result import Result
 from igniter.rundir import Paths, RunRecord
-from igniter.secrets import mask_mapping, mask_uri
+from igniter.secrets import mask_mapping
 from igniter.settings import Settings
-from igniter.tracking.uri import DEFAULT_URI, resolve
+from igniter.target import Target, choose_target
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,7 @@ class Opened:
     loaded: Loaded | None
     own: bool
     provenance: Provenance
+    target: Target | None
 
     @property
     def iteration(self) -> int:
@@ -167,8 +166,9 @@ def _open_locked(
     record.arguments = dict(asked.identity)
     record.parameters = mask_mapping(plain(asked.parameters))
     record.origin = startpoint.origin(settings) or record.origin
-    record.tracking = _tracking(settings, asked, warn)
-    return Opened(paths, lock, record, store, loaded, own, provenance)
+    target = choose_target(settings, asked.script, warn)
+    record.tracking = None if target is None else dict(target.written)
+    return Opened(paths, lock, record, store, loaded, own, provenance, target)
 
 
 def begin_attempt(opened: Opened, total: int) -> None:
@@ -185,25 +185,3 @@ def begin_attempt(opened: Opened, total: int) -> None:
 def utc_now() -> str:
     """The time, ISO-8601 in UTC, to the second."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-
-
-def _tracking(
-    settings: Settings, asked: Asked, warn: Callable[[str], None]
-) -> dict[str, Any] | None:
-    """Where the run is tracked, as it is written down: without credentials."""
-    if not settings.mlflow:
-        return None
-    given = settings.mlflow_tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
-    try:
-        uri = resolve(given, Path.cwd())
-    except UsageError as error:
-        warn(f"tracking is off: {error}")
-        return None
-    script = asked.script.stem if asked.script else "run"
-    return {
-        "uri": mask_uri(uri),
-        "experiment_name": settings.mlflow_experiment_name
-        or os.environ.get("MLFLOW_EXPERIMENT_NAME")
-        or script,
-        "run_name": settings.mlflow_run_name,
-    }

@@ -30,7 +30,8 @@ def _mix(words: _Words) -> _Words:
     words = words + np.uint64(0x9E3779B97F4A7C15)
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
+    mixed: _Words = words ^ (words >> np.uint64(31))
+    return mixed
 
 
 class Sequential:
@@ -103,4 +104,5 @@ class Shuffled:
             mask = np.uint64((1 << high_bits) - 1)
             low, high = high ^ (_mix(low ^ key) & mask), low
             low_bits, high_bits = high_bits, low_bits
-        return (high << np.uint64(low_bits)) | low
+        whole: _Words = (high << np.uint64(low_bits)) | low
+        return whole

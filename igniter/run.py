@@ -87,7 +87,7 @@ class TrainingRun:
                 self.engine.fire_event(Events.COMPLETED)
 
     def after_iteration(self) -> None:
-        """The safe point. Between two due times it costs two comparisons and a look at the clock."""
+        """The safe point. Where nothing is due it costs a look at the clock and comparisons."""
         iteration = self.engine.state.iteration
         now = self.parts.clock()
         if (

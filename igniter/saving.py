@@ -118,8 +118,8 @@ class Saver:
             )
         except (OSError, SaveFailed) as error:
             text = (
-                f"the checkpoint of iteration {snapshot.iteration} did not reach the disk: {error}. "
-                f"{self._standing()}"
+                f"the checkpoint of iteration {snapshot.iteration} did not reach the disk: "
+                f"{error}. {self._standing()}"
             )
             if required:
                 raise SaveFailed(f"{text} Make room and run the same command again.") from error

@@ -27,7 +27,12 @@ def starting_point(
     before: RunRecord | None,
     warn: Callable[[str], None],
 ) -> tuple[Loaded | None, bool]:
-    """The checkpoint to go on from, and whether it is the run's own."""
+    """The checkpoint to go on from, and whether it is the run's own.
+
+    Raises:
+        NoUsableCheckpoint: one was demanded and there is none.
+        RunRefused: another run's was named for a run that was begun otherwise.
+    """
     path = origin(settings)
     known = before is not None and before.origin == path
     if path is not None and not known:
@@ -67,6 +72,7 @@ def _from_path(path: Path, store: CheckpointStore, *, begun: bool) -> tuple[Load
 
 
 def stored_arguments(before: RunRecord | None, loaded: Loaded | None) -> Mapping[str, Any] | None:
+    """The arguments that the run was trained with so far, None for a run that is new."""
     if before is not None:
         return before.arguments
     return None if loaded is None else loaded.manifest.get("arguments")
@@ -79,6 +85,11 @@ def check_identity(
     paths: Paths,
     warn: Callable[[str], None],
 ) -> None:
+    """See that the arguments which shape the result are those the run was begun with.
+
+    Raises:
+        IdentityMismatch: they are not, and ``--resume always`` does not say to carry on.
+    """
     changed = differences(stored, asked)
     if not changed:
         return
@@ -102,6 +113,11 @@ def check_identity(
 def check_drift(
     settings: Settings, before: RunRecord, now: Provenance, warn: Callable[[str], None]
 ) -> None:
+    """Tell what changed in script, commit and versions since the attempt before.
+
+    Raises:
+        RunRefused: something did, under ``--strict``.
+    """
     changed = drift(before.attempts[-1], now)
     if not changed:
         return

@@ -14,7 +14,7 @@ def supervised_training(
     optimizer: torch.optim.Optimizer,
     scheduler: Any = None,
 ) -> Callable[[Any, Any], dict[str, Any]]:
-    """One update for one batch of (inputs, targets), of any shapes that model and criterion take."""
+    """One update for each batch of (inputs, targets), of whatever shapes the model takes."""
 
     def step(engine: Any, batch: Any) -> dict[str, Any]:
         inputs, targets = batch
