@@ -28,6 +28,7 @@ ROOMS = {
     "safetensors": {"export"},
     "signal": {"loader", "signals", "words"},
     "torch": {
+        "average",
         "checkpoint.files",
         "checkpoint.portable",
         "checkpoint.state",
@@ -39,6 +40,7 @@ ROOMS = {
         "loader",
         "metrics",
         "rng",
+        "sampling",
         "steps",
     },
     "tqdm": {"tracking.display"},
