@@ -7,6 +7,7 @@ what is in it. This is the only import of ``safetensors``.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,15 +31,17 @@ def export(
     from safetensors.torch import save_model
 
     directory.mkdir(parents=True, exist_ok=True)
+    parameters = directory / "parameters.yaml"
+    atomic.write_text(parameters, yamlfile.dump(dict(record)))
     for name, module in modules.items():
         path = directory / f"{name.replace('/', '_')}.safetensors"
         part = atomic.part_name(path)
         try:
             save_model(module, str(part))
+            shutil.copymode(parameters, part)  # safetensors lets the owner alone read it
             with part.open("rb+") as written:
                 os.fsync(written.fileno())
             part.replace(path)
         finally:
             atomic.remove_quietly(part)
-    # Makes the names above durable too.
-    atomic.write_text(directory / "parameters.yaml", yamlfile.dump(dict(record)))
+    atomic.fsync_directory(directory)

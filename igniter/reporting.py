@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping
 
+from igniter.cadence import Length
 from igniter.errors import NonFiniteError
 from igniter.metrics import Accumulated, KeyAverage
 from igniter.rundir import RunRecord
@@ -85,17 +86,18 @@ class Reporter:
 
     def show(self, iteration: int) -> None:
         """Move the progress display to ``iteration``."""
-        self._display.progress(iteration, self._shown)
+        self._display.progress(iteration, at_a_glance(self._shown, whole_epochs=False))
 
-    def print(
-        self, iteration: int, epoch: int, epochs: int, evaluations: Mapping[str, RunSpec]
-    ) -> None:
+    def print(self, iteration: int, length: Length, evaluations: Mapping[str, RunSpec]) -> None:
         """Print where the run is, with the latest values that the specs ask to see."""
+        epoch, epochs = length.epoch_of(iteration), length.epoch_of(length.total)
+        epoch_ends = length.ends_epoch(iteration)
         printed: dict[str, float] = {}
         for name, spec in {"train": self._spec, **evaluations}.items():
             own = {k: v for k, v in self._record.metrics.items() if k.startswith(f"{name}/")}
             printed.update(_chosen(own, spec.print))
-        self._display.report(iteration, epoch, epochs, printed)
+        shown = at_a_glance(printed, whole_epochs=epoch_ends)
+        self._display.report(iteration, epoch, epochs, shown)
 
     def _refuse_non_finite(self, iteration: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -108,6 +110,14 @@ class Reporter:
                     "or go on with --on-nan warn."
                 )
             self._display.warn(text)
+
+
+def at_a_glance(values: Mapping[str, float], *, whole_epochs: bool) -> dict[str, float]:
+    """One value for each training average: that of its epoch, or that of its last window."""
+    glance = {name: value for name, value in values.items() if not name.endswith("_epoch")}
+    if whole_epochs:
+        glance |= {name: values[f"{name}_epoch"] for name in glance if f"{name}_epoch" in values}
+    return glance
 
 
 def _chosen(values: Mapping[str, float], metrics: Collection[str] | None) -> dict[str, float]:

@@ -120,7 +120,7 @@ class TrainingRun:
             return
         if print_due or last:
             specs = {evaluator.name: evaluator.spec for evaluator in parts.evaluators}
-            parts.reporter.print(iteration, self._epoch, length.epoch_of(length.total), specs)
+            parts.reporter.print(iteration, length, specs)
         parts.reporter.show(iteration)
         parts.lock.beat()
         if iteration == length.total and not length.ends_epoch(iteration):

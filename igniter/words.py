@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 
 from igniter.attempt import AttemptOutcome
 from igniter.cadence import Length
 from igniter.opening import Opened
+from igniter.reporting import at_a_glance
 from igniter.result import Result
-from igniter.tracking.display import Display
+from igniter.tracking.display import Display, summary
 
 
 def starting(opened: Opened, length: Length, display: Display) -> None:
@@ -52,7 +54,9 @@ def already_complete(opened: Opened, display: Display) -> None:
 def ending(
     opened: Opened, result: Result, total: int, outcome: AttemptOutcome, display: Display
 ) -> None:
-    """Say how the attempt ended, and how to go on."""
+    """Say how the attempt ended and, last of all, how to go on."""
+    display.close()
+    _tracking(opened, outcome, display)
     if result.status == "completed":
         how = (
             f"completed: iteration {result.iteration}, epoch {result.epoch}"
@@ -74,7 +78,6 @@ def ending(
         directory=str(result.run_dir),
         mlflow_run_id=result.mlflow_run_id,
     )
-    _tracking(opened, outcome, display)
 
 
 def _tracking(opened: Opened, outcome: AttemptOutcome, display: Display) -> None:
@@ -95,8 +98,5 @@ def _tracking(opened: Opened, outcome: AttemptOutcome, display: Display) -> None
         )
 
 
-def _metrics(metrics: object) -> str:
-    if not isinstance(metrics, dict) or not metrics:
-        return ""
-    shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-    return f"; {shown}"
+def _metrics(metrics: Mapping[str, float]) -> str:
+    return f"; {summary(at_a_glance(metrics, whole_epochs=True))}" if metrics else ""

@@ -59,7 +59,7 @@ class Display:
     def progress(self, iteration: int, shown: Mapping[str, float]) -> None:
         """Move the bar to ``iteration``, with the latest values beside it."""
         if self._bar is not None:
-            self._bar.set_postfix_str(_values(shown, "="), refresh=False)
+            self._bar.set_postfix_str(summary(shown), refresh=False)
             self._bar.update(iteration - self._bar.n)
 
     def report(self, iteration: int, epoch: int, epochs: int, metrics: Mapping[str, float]) -> None:
@@ -78,7 +78,7 @@ class Display:
         self._event(
             "progress",
             f"epoch {epoch}/{epochs}  iteration {iteration}/{self._total}  "
-            f"{_values(metrics, ' ')}{left if iteration < self._total else ''}",
+            f"{summary(metrics)}{left if iteration < self._total else ''}",
             facts,
         )
 
@@ -122,8 +122,13 @@ class Display:
             pass  # a terminal that went away, or a pipe whose reader did: training goes on
 
 
-def _values(metrics: Mapping[str, float], between: str) -> str:
-    return "  ".join(f"{name}{between}{value:.4g}" for name, value in metrics.items())
+def summary(metrics: Mapping[str, float]) -> str:
+    """``train loss 0.25 accuracy 0.9  eval loss 0.3``: values by name, under their group's name."""
+    groups: dict[str, list[str]] = {}
+    for name, value in metrics.items():
+        group, slash, metric = name.partition("/")
+        groups.setdefault(group if slash else "", []).append(f"{metric or group} {value:.4g}")
+    return "  ".join(" ".join([group, *values]).strip() for group, values in groups.items())
 
 
 def _strict(facts: Mapping[str, Any]) -> dict[str, Any]:
