@@ -178,14 +178,21 @@ class TrainingRun:
         record = self.parts.record
         if self.parts.saver.commit(snapshot, reason, **how):
             record.iteration, record.epoch = snapshot.iteration, snapshot.epoch
-            record.save(self.parts.paths.run_yaml)
+            self._save_record()
 
     def _keep_best(self) -> None:
         parts = self.parts
         parts.record.best = parts.best.state()
         parts.saver.store.protected = parts.best.iterations
-        parts.record.save(parts.paths.run_yaml)
+        self._save_record()
         parts.saver.store.link_best(parts.best.iterations[0])
+
+    def _save_record(self) -> None:
+        try:
+            self.parts.record.save(self.parts.paths.run_yaml)
+        except OSError as error:
+            # A run goes on from its checkpoints; the record of it is written again at the next.
+            self.parts.display.warn(f"{self.parts.paths.run_yaml} could not be written: {error}")
 
     @property
     def _epoch(self) -> int:

@@ -145,7 +145,7 @@ def evaluate(
 
 def _run(chosen: Settings, opened: Opened, assembled: Assembled, display: Display) -> Result:
     """Announce the run, train it, record how it ended, and say how to go on."""
-    from igniter import attempt, export, words
+    from igniter import attempt, words
     from igniter.opening import begin_attempt
 
     total = assembled.length.total
@@ -157,11 +157,21 @@ def _run(chosen: Settings, opened: Opened, assembled: Assembled, display: Displa
     with attempt.recorded(opened, display.warn) as outcome:
         outcome.status = assembled.run_to_end()
         if outcome.status == "completed":
-            export.export(opened.paths.model, assembled.objects.modules, opened.record.parameters)
+            _export(opened, assembled, display)
     received = assembled.signals.received
     result = opened.result(outcome.status, signal=received)
     words.ending(opened, result, total, outcome, display)
     return result
+
+
+def _export(opened: Opened, assembled: Assembled, display: Display) -> None:
+    from igniter.export import export
+
+    try:
+        export(opened.paths.model, assembled.objects.modules, opened.record.parameters)
+    except (OSError, RuntimeError, ValueError) as error:
+        # The final checkpoint holds the same weights.
+        display.warn(f"the model was not exported to {opened.paths.model}: {error}")
 
 
 def _by_name(specs: EvalSpecs) -> dict[str, RunSpec]:

@@ -7,6 +7,7 @@ one is reported, and written in a record marked ``"repeat":true`` that never rea
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -66,6 +67,8 @@ class Journal:
         self._clock = clock
         self._warn = warn
         self._offset = self._held[0].offset if self._held else self._end
+        self._unwritten = b""
+        self._warned = False
         self.divergence: Divergence | None = None
         self.differing = 0
 
@@ -115,8 +118,8 @@ class Journal:
         A ``"result"`` is a function of the run and is compared with what the journal holds; a
         ``"measured"`` value (throughput, a time) is not, and the first one stays.
 
-        Raises:
-            SaveFailed: the line cannot be written; the journal holds whole lines all the same.
+        A line that the disk does not take is kept and tried again with the next one, and by
+        :meth:`sync`; that is warned of once.
         """
         values = {name: float(value) for name, value in metrics.items()}
         held = self._values_held(iteration)
@@ -135,6 +138,7 @@ class Journal:
         """
         offset = self._offset
         try:
+            self._write_out()
             os.fsync(self._fd)
         except OSError as error:
             raise self._failed(error) from error
@@ -143,6 +147,10 @@ class Journal:
     def close(self) -> None:
         """Close the file; a second call does nothing."""
         if self._fd >= 0:
+            try:
+                self._write_out()
+            except OSError:
+                pass  # warned of; the iterations since the last checkpoint log it again
             os.close(self._fd)
             self._fd = -1
 
@@ -174,16 +182,30 @@ class Journal:
     ) -> None:
         # A clock that is set back must not put a later point before an earlier one.
         self._last_time = max(self._last_time, int(self._clock() * 1000))
-        # One write of a whole line: what was logged outlives the process, and no reader or
+        # One write of whole lines: what was logged outlives the process, and no reader or
         # forked process ever sees half of it or writes it again.
-        data = line(self._last_time, self._attempt, iteration, epoch, kind, values, repeat=repeat)
+        self._unwritten += line(
+            self._last_time, self._attempt, iteration, epoch, kind, values, repeat=repeat
+        )
         try:
-            written = os.write(self._fd, data)
-            if written != len(data):
-                os.ftruncate(self._fd, self._end)
-                raise OSError(0, f"only {written} of {len(data)} bytes were written")
+            self._write_out()
         except OSError as error:
-            raise self._failed(error) from error
+            if not self._warned:
+                self._warned = True
+                self._warn(
+                    f"the journal {self._path} cannot be written: {error}. Training goes on; what "
+                    "is logged is kept in memory until there is room"
+                )
+
+    def _write_out(self) -> None:
+        data = self._unwritten
+        if not data:
+            return
+        written = os.write(self._fd, data)
+        if written != len(data):
+            os.ftruncate(self._fd, self._end)
+            raise OSError(errno.ENOSPC, f"only {written} of {len(data)} bytes were written")
+        self._unwritten, self._warned = b"", False
         self._end += written
         if not self._held:
             self._offset = self._end

@@ -3,7 +3,8 @@
 ``TEST_STOP`` is ``<place>:<number>:<signal>``: the signal is sent to itself at that place, when
 training is at that iteration (for ``fsync``: at the that-manieth call of it). ``TEST_BROKEN`` takes
 away one part of the care that resuming takes. ``TEST_DUMP`` names a file for what is left at the
-end: the generators and the metrics.
+end: the generators and the metrics. ``TEST_PATIENCE`` is how many seconds the end of an attempt
+waits for MLflow.
 """
 
 from __future__ import annotations
@@ -156,4 +157,8 @@ def stop_at_fsync() -> None:
 if __name__ == "__main__":
     if PLACE == "fsync":
         stop_at_fsync()
+    if "TEST_PATIENCE" in os.environ:
+        from igniter import attempt
+
+        attempt._WAIT_SECONDS["interrupted"] = float(os.environ["TEST_PATIENCE"])
     igniter_main(main=main)
