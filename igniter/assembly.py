@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -81,10 +80,10 @@ def assemble(
     for module in objects.modules.values():
         module.to(device)
     _warn_of_unsaved(spec, to_save, display.warn)
-    batches = Batches(spec.loader, seed=settings.seed, purpose="train")
+    batches = Batches(spec.loader, seed=settings.seed, purpose="train", notify=display.say)
     length = run_length(settings, spec, batches)
     metrics = {name: accumulated(name, metric, device) for name, metric in spec.metrics.items()}
-    signals = StopSignals(settings.stop_signals, notify=_tell_from_handler)
+    signals = StopSignals(settings.stop_signals)
 
     def after_iteration() -> None:
         run.after_iteration()
@@ -99,12 +98,13 @@ def assemble(
         before_step=objects.begin_iteration,
     )
 
-    def timer(spec: RunSpec, name: str, **options: bool) -> Timer:
-        return Timer(spec.interval(name, settings.interval(name)), length, **options)
+    def timer(spec: RunSpec, name: str) -> Timer:
+        return Timer(spec.interval(name, settings.interval(name)), length)
 
     def interrupted() -> bool:
         opened.lock.beat()
-        return signals.received is not None
+        # A handler that asked for the end has been and gone: it could not ask again.
+        return signals.received is not None and not engine.should_terminate
 
     evaluators = {
         Evaluator(
@@ -161,8 +161,9 @@ def assemble(
             signals=signals,
             display=display,
             best=best,
+            after_steps=Address(settings.seed, "train/after"),
             save=Timer(settings.interval("save_every"), length),
-            log=timer(spec, "log_every", at_end=True),
+            log=timer(spec, "log_every"),
             print=timer(spec, "print_every"),
         ),
     )
@@ -240,11 +241,3 @@ def _warn_of_unsaved(
             f"the training step uses {name} ({type(value).__name__}), whose state is not in "
             f"to_save: after a stop it would begin anew. Add it: to_save={{…, {name!r}: …}}"
         )
-
-
-def _tell_from_handler(text: str) -> None:
-    """Write at once: a signal handler may interrupt a write to a buffered stream."""
-    try:
-        os.write(2, f"\n{text}\n".encode())
-    except OSError:
-        pass  # the terminal is gone, which may be what the signal was for

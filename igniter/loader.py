@@ -12,21 +12,16 @@ A pass is one trip through the loader; a position is (pass, number of its batche
 from __future__ import annotations
 
 import atexit
-import ctypes
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset
 
 from igniter.errors import UsageError
 from igniter.rng import Address, set_generators
-from igniter.sampling import BatchKeys, Key, StatefulSampler
-from igniter.signals import ignore_in_worker
-
-_PR_SET_PDEATHSIG = 1
+from igniter.sampling import BatchKeys, StatefulSampler
+from igniter.workers import Seeded, end_workers, rebuilt
 
 
 class Batches:
@@ -36,8 +31,17 @@ class Batches:
     the draws of training apart from those of each evaluation.
     """
 
-    def __init__(self, loader: Any, *, seed: int, purpose: str, rank: int = 0) -> None:
+    def __init__(
+        self,
+        loader: Any,
+        *,
+        seed: int,
+        purpose: str,
+        rank: int = 0,
+        notify: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self._open, self._sampler = _source(loader, seed, purpose, rank)
+        self._notify = notify
         self._iterator: Iterator[Any] | None = None
         self._closed_at_exit = False
         self.length = _length(loader)
@@ -55,6 +59,11 @@ class Batches:
     def __next__(self) -> Any:
         if self._iterator is None:
             self._iterator = self._open(self.pass_, self.number)
+            if self.number and isinstance(self._open, _Replayed):
+                self._notify(
+                    f"the loader cannot be entered in the middle: loading {self.number} batches "
+                    "again to reach the position"
+                )
             if not self._closed_at_exit:
                 # At exit multiprocessing terminates and joins its workers; ours ignore SIGTERM.
                 atexit.register(self.close)
@@ -66,6 +75,8 @@ class Batches:
                 self._begin_next_pass()
                 continue
             self.number += 1
+            if self._sampler is not None:
+                self._sampler.forget_before(self.number)
             return batch
 
     def _begin_next_pass(self) -> None:
@@ -108,7 +119,7 @@ def _source(
         return _Replayed(loader, load), None
     if isinstance(loader.dataset, IterableDataset):
         generator = torch.Generator()
-        return _Replayed(_rebuilt(loader, loader.dataset, None, generator), load, generator), None
+        return _Replayed(rebuilt(loader, loader.dataset, None, generator), load, generator), None
     keys = BatchKeys(loader, Address(seed, f"{purpose}/order", rank), load)
     return _Seekable(loader, keys), keys.stateful
 
@@ -121,34 +132,13 @@ def _length(loader: Any) -> int | None:
         return None
 
 
-class _Seeded(Dataset[Any]):
-    """The user's dataset, its randomness set by the key of what is asked for.
-
-    The fetcher collates right after in the same process, so collating is under the same seed.
-    """
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __getitems__(self, key: Key) -> Any:
-        set_generators(key.seed)
-        whole_batch = getattr(self.dataset, "__getitems__", None)
-        if whole_batch:
-            return whole_batch(key.indices)
-        return [self.dataset[index] for index in key.indices]
-
-    def __getitem__(self, key: Key) -> Any:
-        set_generators(key.seed)
-        return self.dataset[key.indices]
-
-
 class _Seekable:
     """A map-style loader, opened at any position without loading what comes before it."""
 
     def __init__(self, loader: DataLoader[Any], keys: BatchKeys) -> None:
         self._keys = keys
         self._generator = torch.Generator()
-        self._loader = _rebuilt(loader, _Seeded(loader.dataset), keys, self._generator)
+        self._loader = rebuilt(loader, Seeded(loader.dataset), keys, self._generator)
         self._iterator: Iterator[Any] | None = None
 
     def __call__(self, pass_: int, start: int) -> Iterator[Any]:
@@ -157,7 +147,7 @@ class _Seekable:
         return self._iterator
 
     def close(self) -> None:
-        _end_workers(self._loader, self._iterator)
+        end_workers(self._loader, self._iterator)
         self._iterator = None
 
 
@@ -180,7 +170,7 @@ class _Replayed:
         return self._from(self._iterator, pass_, start)
 
     def close(self) -> None:
-        _end_workers(self._loader, self._iterator)
+        end_workers(self._loader, self._iterator)
         self._iterator = None
 
     def _from(self, batches: Iterator[Any], pass_: int, start: int) -> Iterator[Any]:
@@ -194,56 +184,3 @@ class _Replayed:
             if number >= start:
                 yield batch
             number += 1
-
-
-def _end_workers(loader: Any, iterator: Any) -> None:
-    """End the workers of a DataLoader's iterator; of anything else, nothing."""
-    shut_down = getattr(iterator, "_shutdown_workers", None)
-    if shut_down is None:
-        return
-    shut_down()
-    for worker in getattr(iterator, "_workers", ()):
-        if worker.is_alive():
-            worker.kill()
-    if getattr(loader, "_iterator", None) is iterator:
-        loader._iterator = None  # persistent workers: the next pass starts new ones
-
-
-def _rebuilt(
-    loader: DataLoader[Any], dataset: Any, keys: BatchKeys | None, generator: torch.Generator
-) -> DataLoader[Any]:
-    """``loader`` again, with its own settings but for where indices and seeds come from."""
-    settings: dict[str, Any] = {
-        name: getattr(loader, name)
-        for name in ("num_workers", "collate_fn", "pin_memory", "timeout", "persistent_workers")
-    }
-    if loader.num_workers > 0:
-        settings["prefetch_factor"] = loader.prefetch_factor
-        settings["multiprocessing_context"] = loader.multiprocessing_context
-        settings["worker_init_fn"] = _WorkerStart(loader.worker_init_fn)
-    if keys is not None and loader.batch_sampler is not None:
-        settings["batch_sampler"] = keys
-    else:
-        settings["batch_size"] = loader.batch_size
-        settings["sampler"] = keys
-        settings["drop_last"] = loader.drop_last
-    return DataLoader(dataset, generator=generator, **settings)
-
-
-class _WorkerStart:
-    """What a loader worker does first. A class, so that it can be pickled for spawned workers."""
-
-    def __init__(self, users_own: Callable[[int], None] | None) -> None:
-        self._users_own = users_own
-
-    def __call__(self, worker_id: int) -> None:
-        ignore_in_worker()
-        if sys.platform == "linux":
-            # A worker that ignores SIGTERM must still end with a parent that was killed.
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        info = get_worker_info()
-        if info is not None and isinstance(info.dataset, _Seeded):
-            # WorkerInfo is frozen; the user's code looks for the user's dataset there.
-            object.__setattr__(info, "dataset", info.dataset.dataset)
-        if self._users_own is not None:
-            self._users_own(worker_id)

@@ -58,10 +58,11 @@ class KeyAverage:
         mean = self._average.compute()
         return {} if mean is None else {self._name: mean}
 
-    def window(self) -> dict[str, float]:
-        """The mean since the last call, under the metric's name; a new window begins."""
+    def window(self, *, close: bool) -> dict[str, float]:
+        """The mean over the window, under the metric's name; with ``close`` a new one begins."""
         mean = self._average.window()
-        self._average.mark()
+        if close:
+            self._average.mark()
         return {} if mean is None else {self._name: mean}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -48,8 +48,10 @@ class Reporter:
         for metric in self._metrics.values():
             metric.reset()
 
-    def log_window(self, iteration: int, epoch: int) -> None:
-        """Log each average over the samples since the last time, as ``train/<metric>``.
+    def log_window(self, iteration: int, epoch: int, *, close: bool) -> None:
+        """Log each average over the samples of its window, as ``train/<metric>``.
+
+        With ``close`` the window ends here and another begins.
 
         Raises:
             NonFiniteError: one is NaN or infinite and the run is to stop for that.
@@ -58,7 +60,7 @@ class Reporter:
             f"train/{name}": value
             for metric in self._metrics.values()
             if isinstance(metric, KeyAverage)
-            for name, value in metric.window().items()
+            for name, value in metric.window(close=close).items()
         }
         self.take_in(iteration, epoch, values, self._spec)
         self._refuse_non_finite(iteration, values)

@@ -19,6 +19,7 @@ from igniter.engine import Events, StepEngine
 from igniter.evaluation import Evaluator
 from igniter.lock import RunLock
 from igniter.reporting import Reporter
+from igniter.rng import Address, set_generators
 from igniter.rundir import Paths, RunRecord
 from igniter.saving import Saver, Snapshot
 from igniter.signals import StopSignals
@@ -41,6 +42,7 @@ class Parts:
     signals: StopSignals
     display: Display
     best: Best
+    after_steps: Address
     save: Timer
     log: Timer
     print: Timer
@@ -57,9 +59,8 @@ class TrainingRun:
         self._follow_on_start = False
         self._wake_iteration: float = 0
         self._wake_time = 0.0
-        engine.state.metrics = {}
         # Before every handler of the user's, which then finds the run's own work done.
-        engine.add_event_handler(Events.EPOCH_STARTED, parts.reporter.begin_epoch)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
         engine.add_event_handler(Events.COMPLETED, self._complete)
 
     def go(self, iteration: int, *, after_everything: bool) -> None:
@@ -102,8 +103,10 @@ class TrainingRun:
     def _safe_point(self, iteration: int, now: float) -> None:
         parts, length = self.parts, self.parts.length
         last = iteration == length.total or bool(self.engine.should_terminate)
-        if parts.log.due(iteration, now) or length.ends_epoch(iteration) or last:
-            parts.reporter.log_window(iteration, self._epoch)
+        log_due = parts.log.due(iteration, now) or length.ends_epoch(iteration)
+        if log_due or last:
+            # A window that only the end cuts short goes on if the run is made longer.
+            parts.reporter.log_window(iteration, self._epoch, close=log_due)
         evaluators = [e for e, timer in parts.evaluators.items() if timer.due(iteration, now)]
         # All that is due is asked, so that each counts on from here.
         save_due = parts.save.due(iteration, now) and not last
@@ -143,23 +146,33 @@ class TrainingRun:
 
     def _follow(self, iteration: int, evaluators: list[Evaluator]) -> None:
         """The epoch's own metrics and the evaluations, as often as it takes to finish them."""
-        parts = self.parts
-        # With one evaluation nothing can have changed when it is interrupted. Handlers of a first
-        # one may have changed anything before a second one is.
-        snapshot = parts.saver.snapshot(iteration, self._epoch)
+        ends_epoch = self.parts.length.ends_epoch(iteration)
+        if not (evaluators or ends_epoch):
+            return
+        snapshot = self.parts.saver.snapshot(iteration, self._epoch)
         if len(evaluators) > 1:
+            # When one evaluation is interrupted, nothing has changed yet. But handlers of a first
+            # one may have changed anything before a second one is.
             snapshot = snapshot.copied()
-        if parts.length.ends_epoch(iteration):
-            parts.reporter.log_epoch(iteration, self._epoch)
+        if ends_epoch:
+            self.parts.reporter.log_epoch(iteration, self._epoch)
         for evaluator in evaluators:
-            values = evaluator.run(iteration)
-            if values is None:
-                received = parts.signals.received
+            if not self._evaluate(evaluator, iteration):
+                received = self.parts.signals.received
                 self._stop(snapshot, received.name if received else "request")
                 return
-            parts.reporter.take_in(iteration, self._epoch, values, evaluator.spec)
-            if parts.best.consider(iteration, values):
-                self._keep_best()
+        # What a handler of the epoch's end draws is the same after a resume.
+        set_generators(self.parts.after_steps(iteration))
+
+    def _evaluate(self, evaluator: Evaluator, iteration: int) -> bool:
+        """Run one evaluation and take in what it gives; tell whether it was finished."""
+        values = evaluator.run(iteration)
+        if values is None:
+            return False
+        self.parts.reporter.take_in(iteration, self._epoch, values, evaluator.spec)
+        if self.parts.best.consider(iteration, values):
+            self._keep_best()
+        return True
 
     def _stop(self, snapshot: Snapshot, reason: str) -> None:
         saved = self.parts.saver.last_good
@@ -167,6 +180,10 @@ class TrainingRun:
             self._commit(snapshot, reason, required=True)
         self.stopped = True
         self.engine.terminate(skip_completed=True)
+
+    def _begin_epoch(self) -> None:
+        self.parts.reporter.begin_epoch()
+        set_generators(self.parts.after_steps(self.engine.state.iteration, 1))
 
     def _complete(self) -> None:
         """Save what holds after all that follows, before the user's handlers of COMPLETED."""

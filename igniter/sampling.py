@@ -130,9 +130,12 @@ class StatefulSampler:
         """Keep the state before batch ``number``, which is drawn next."""
         self._states[number] = copy.deepcopy(self._sampler.state_dict())
 
+    def forget_before(self, number: int) -> None:
+        """Let go of the state before the batch that was consumed last."""
+        self._states.pop(number - 1, None)
+
     def state_at(self, number: int) -> Any:
-        """The state before batch ``number``; those before it are not needed again."""
-        self._states = {at: state for at, state in self._states.items() if at >= number}
+        """The state before batch ``number``, which is the next to be consumed."""
         return {"number": number, "state": self._states.get(number)}
 
     def restore(self, saved: Any) -> None:

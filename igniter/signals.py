@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,11 +15,20 @@ from typing import Any
 from igniter.errors import UsageError
 
 DEFAULT_STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
-WORKER_IGNORED = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP")
+_IGNORED_BY_CHILDREN = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP")
+_PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 
 # One Ctrl-C can arrive twice: from the terminal's process group and forwarded by a wrapper
 # such as make or a container's init. Closer than this, the same signal is the same request.
 _SAME_REQUEST_SECONDS = 0.3
+
+
+def _write_to_stderr(text: str) -> None:
+    """Write at once: a signal handler may interrupt a write to a buffered stream."""
+    try:
+        os.write(2, f"\n{text}\n".encode())
+    except OSError:
+        pass  # the terminal is gone, which may be what the signal was for
 
 
 class StopSignals:
@@ -33,7 +44,7 @@ class StopSignals:
         self,
         names: Sequence[str] = DEFAULT_STOP_SIGNALS,
         *,
-        notify: Callable[[str], None] = lambda text: None,
+        notify: Callable[[str], None] = _write_to_stderr,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._signals = [signal_named(name) for name in names]
@@ -110,10 +121,24 @@ def signal_named(name: str) -> signal.Signals:
     return number
 
 
-def ignore_in_worker() -> None:
-    """Leave stopping to the parent: a signal sent to the whole group must not take the data away.
+def name_of(number: int) -> str:
+    """The name of a signal, such as ``SIGTERM``."""
+    return signal.Signals(number).name
 
-    Called in a loader worker, which inherits the parent's handlers when forked.
-    """
-    for name in WORKER_IGNORED:
+
+def ignore_stop_signals() -> None:
+    """Ignore what stops training: for a child process that is to outlast the signal."""
+    for name in _IGNORED_BY_CHILDREN:
         signal.signal(signal.Signals[name], signal.SIG_IGN)
+
+
+def end_with_parent_alone() -> None:
+    """Leave stopping to the parent, in a loader worker, which inherits its handlers when forked.
+
+    A signal sent to the whole group must not take the data away before the safe point. A worker
+    that ignores SIGTERM must still end with a parent that was killed: Linux sees to that, and
+    torch's own watch after some seconds elsewhere.
+    """
+    ignore_stop_signals()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Mapping
 
 from igniter.attempt import AttemptOutcome
@@ -10,6 +9,7 @@ from igniter.cadence import Length
 from igniter.opening import Opened
 from igniter.reporting import at_a_glance
 from igniter.result import Result
+from igniter.signals import name_of
 from igniter.tracking.display import Display, summary
 
 
@@ -64,7 +64,7 @@ def ending(
             "larger --max-epochs"
         )
     else:
-        by = "a request" if result.signal is None else signal.Signals(result.signal).name
+        by = "a request" if result.signal is None else name_of(result.signal)
         how = (
             f"stopped by {by} at iteration {result.iteration} of {total}; nothing is lost. To go "
             f"on: {opened.provenance.resume_command}"

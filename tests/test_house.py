@@ -26,7 +26,7 @@ ROOMS = {
     "mlflow": {"tracking.mlflow_run"},
     "numpy": {"checkpoint.portable", "order", "rng"},
     "safetensors": {"export"},
-    "signal": {"loader", "signals", "words"},
+    "signal": {"signals"},
     "torch": {
         "average",
         "checkpoint.files",
@@ -42,6 +42,7 @@ ROOMS = {
         "rng",
         "sampling",
         "steps",
+        "workers",
     },
     "tqdm": {"tracking.display"},
     "yaml": {"yamlfile"},

@@ -19,7 +19,7 @@ from pathlib import Path
 from igniter.errors import IgniterError
 from igniter.rundir import Paths, RunRecord
 from igniter.secrets import mask_uri
-from igniter.signals import ignore_in_worker
+from igniter.signals import ignore_stop_signals
 from igniter.tracking.failures import Unavailable
 from igniter.tracking.sender import Sender
 from igniter.tracking.state import State
@@ -114,6 +114,6 @@ def _log(text: str) -> None:
 
 def main(root: str, parent_pid: int) -> None:
     """Follow the run in ``root`` for the process ``parent_pid``, whose pipe is standard input."""
-    ignore_in_worker()
+    ignore_stop_signals()
     os.nice(5)
     follow(Paths(Path(root)), Parent(parent_pid, sys.stdin.fileno()))
