@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from igniter import checks
 from igniter.best import Best
 from igniter.cadence import Length, Timer
 from igniter.checkpoint.state import SavedObjects
-from igniter.closures import unsaved
 from igniter.devices import device_named
 from igniter.engine import StepEngine
 from igniter.errors import UsageError
@@ -18,7 +18,7 @@ from igniter.loader import Batches
 from igniter.metrics import accumulated
 from igniter.opening import Opened
 from igniter.reporting import Reporter
-from igniter.rng import Address, make_deterministic
+from igniter.rng import make_deterministic
 from igniter.run import Parts, TrainingRun
 from igniter.saving import Saver
 from igniter.settings import Settings
@@ -44,11 +44,10 @@ class Assembled:
     def run_to_end(self) -> Literal["completed", "interrupted"]:
         """Train until the end or a stop."""
         loaded = self.opened.loaded
-        with self.signals:
-            self.run.go(
-                self.opened.iteration,
-                after_everything=loaded is not None and loaded.checkpoint.final,
-            )
+        self.run.go(
+            self.opened.iteration,
+            after_everything=loaded is not None and loaded.checkpoint.final,
+        )
         return "interrupted" if self.run.stopped else "completed"
 
     def close(self) -> None:
@@ -56,6 +55,7 @@ class Assembled:
         self.batches.close()
         for evaluator in self.evaluators:
             evaluator.close()
+        self.objects.close()
         self.journal.close()
 
 
@@ -79,7 +79,7 @@ def assemble(
     objects = SavedObjects(to_save)
     for module in objects.modules.values():
         module.to(device)
-    _warn_of_unsaved(spec, to_save, display.warn)
+    checks.before_training(settings, spec, evaluations, to_save, display.warn)
     batches = Batches(spec.loader, seed=settings.seed, purpose="train", notify=display.say)
     length = run_length(settings, spec, batches)
     metrics = {name: accumulated(name, metric, device) for name, metric in spec.metrics.items()}
@@ -91,7 +91,8 @@ def assemble(
     engine = StepEngine(
         spec,
         batches,
-        steps=Address(settings.seed, "train/step"),
+        seed=settings.seed,
+        purpose="train",
         device=device,
         metrics=list(metrics.values()),
         after_iteration=after_iteration,
@@ -118,7 +119,6 @@ def assemble(
         for name, evaluation in evaluations.items()
     }
     best = Best(settings.best_metric, settings.best_mode, settings.keep_best)
-    _check_best(settings, evaluations)
     journal = Journal.open(
         opened.paths.journal,
         attempt=len(opened.record.attempts) + 1,
@@ -161,19 +161,22 @@ def assemble(
             signals=signals,
             display=display,
             best=best,
-            after_steps=Address(settings.seed, "train/after"),
             save=Timer(settings.interval("save_every"), length),
             log=timer(spec, "log_every"),
             print=timer(spec, "print_every"),
         ),
     )
     assembled = Assembled(run, objects, length, batches, list(evaluators), signals, journal, opened)
-    _restore(settings, assembled, best, display.warn)
-    for callback in spec.callbacks:
-        callback(engine, engine)
-    for evaluator in evaluators:
-        for callback in evaluator.spec.callbacks:
-            callback(evaluator.engine, engine)
+    try:
+        _restore(settings, assembled, best, display.warn)
+        for callback in spec.callbacks:
+            callback(engine, engine)
+        for evaluator in evaluators:
+            for callback in evaluator.spec.callbacks:
+                callback(evaluator.engine, engine)
+    except BaseException:
+        assembled.close()
+        raise
     return assembled
 
 
@@ -216,28 +219,19 @@ def _restore(
         best.restore(opened.record.best, up_to=opened.iteration)
         opened.store.protected = best.iterations
     if "learning_rate" in settings.override:
-        rate = opened.record.arguments.get("learning_rate")
-        if rate is None:
-            raise UsageError("--override learning_rate: the run has no argument of that name")
+        _override_learning_rate(assembled)
+
+
+def _override_learning_rate(assembled: Assembled) -> None:
+    """Set the new rate where the checkpoint was trained with another one, and only there.
+
+    A checkpoint made since has it, and its schedule has gone on from it.
+    """
+    opened = assembled.opened
+    rate = opened.record.arguments.get("learning_rate")
+    if rate is None:
+        raise UsageError("--override learning_rate: the run has no argument of that name")
+    if opened.loaded is None:
+        return
+    if opened.loaded.manifest.get("arguments", {}).get("learning_rate") != rate:
         assembled.objects.set_learning_rate(float(rate))
-
-
-def _check_best(settings: Settings, evaluations: Mapping[str, RunSpec]) -> None:
-    known = [f"{name}/{metric}" for name, spec in evaluations.items() for metric in spec.metrics]
-    wanted = settings.best_metric
-    if wanted is not None and not any(
-        wanted == name or wanted.startswith(f"{name}/") for name in known
-    ):
-        raise UsageError(
-            f"--best-metric {wanted}: no evaluation gives it; there is {', '.join(known) or 'none'}"
-        )
-
-
-def _warn_of_unsaved(
-    spec: RunSpec, to_save: Mapping[str, Any], warn: Callable[[str], None]
-) -> None:
-    for name, value in unsaved(spec.step, to_save.values()).items():
-        warn(
-            f"the training step uses {name} ({type(value).__name__}), whose state is not in "
-            f"to_save: after a stop it would begin anew. Add it: to_save={{…, {name!r}: …}}"
-        )

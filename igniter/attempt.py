@@ -34,7 +34,8 @@ def recorded(opened: Opened, warn: Callable[[str], None]) -> Iterator[AttemptOut
     try:
         yield outcome
     except BaseException as error:
-        _end(opened, "failed", f"{type(error).__name__}: {error}".splitlines()[0], child, warn)
+        status: Status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        _end(opened, status, f"{type(error).__name__}: {error}".splitlines()[0], child, warn)
         raise
     outcome.tracking = _end(opened, outcome.status, None, child, warn)
 

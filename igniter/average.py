@@ -44,6 +44,8 @@ class Average:
             if value.ndim > 0:
                 samples, weight = value.numel(), 1
                 value = value.sum(dtype=_widest(value))
+            else:
+                value = value.clone()  # it may be a part of what the next step changes in place
             self._block.append(value)
             self._weights.append(weight)
             if len(self._block) == _BLOCK:

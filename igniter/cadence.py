@@ -49,9 +49,10 @@ class Timer:
 
     def was_due(self, iteration: int) -> bool:
         """Whether ``iteration`` itself is one at which it falls due; says nothing of times."""
-        before = Timer(self._interval, self._length, at_end=self._at_end)
-        before.begin(iteration - 1, 0.0)
-        return before.iteration == iteration
+        if self._at_end and iteration == self._length.total:
+            return True
+        # A run that was made shorter since still owes what was due.
+        return self._interval.due(iteration, self._length.epoch, max(iteration, self._length.total))
 
     def due(self, iteration: int, now: float) -> bool:
         """Whether it is due; if so, what follows is counted from here."""

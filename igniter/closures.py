@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import random
 import types
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
@@ -29,6 +31,26 @@ def unsaved(step: Any, saved: Iterable[Any]) -> dict[str, Any]:
         if id(value) not in held and _has_state(value):
             found.setdefault(name, value)
     return found
+
+
+def private_generators(loader: Any) -> list[str]:
+    """Attributes of a loader's dataset and samplers that are random generators of their own.
+
+    A sampler that has a ``state_dict`` is taken to save its own; torch generators of samplers are
+    set before each draw.
+    """
+    owners = {
+        "the dataset's": getattr(loader, "dataset", None),
+        "the sampler's": getattr(loader, "sampler", None),
+        "the batch sampler's": getattr(loader, "batch_sampler", None),
+    }
+    return [
+        f"{owner} attribute {name!r}"
+        for owner, value in owners.items()
+        if hasattr(value, "__dict__") and not hasattr(value, "state_dict")
+        for name, attribute in vars(value).items()
+        if isinstance(attribute, (random.Random, np.random.Generator, np.random.RandomState))
+    ]
 
 
 def _parts(value: Any) -> Iterable[Any]:

@@ -31,7 +31,8 @@ class StepEngine(Engine):
     Args:
         spec: its step and its batch size.
         batches: where the next batch comes from.
-        steps: the address of each step's randomness; called with (``stage``, number of the step).
+        seed, purpose: of the randomness of its steps and of its handlers; with ``stage`` and the
+            iteration they are its whole address.
         device: where batches go.
         metrics: what takes in each output.
         after_iteration: called after every handler of each ITERATION_COMPLETED.
@@ -43,7 +44,8 @@ class StepEngine(Engine):
         spec: RunSpec,
         batches: Batches,
         *,
-        steps: Address,
+        seed: int,
+        purpose: str,
         device: torch.device,
         metrics: list[Accumulated],
         after_iteration: Callable[[], None],
@@ -55,14 +57,17 @@ class StepEngine(Engine):
         self._step = spec.step
         self._batch_size = spec.batch_size
         self._batches = batches
-        self._steps = steps
+        self._steps = Address(seed, f"{purpose}/step")
+        self._events = {event: Address(seed, f"{purpose}/{event.name}") for event in Events}
         self._device = device
         self._on_cpu = device.type == "cpu"
         self._metrics = metrics
         self._after_iteration = after_iteration
         self._before_step = before_step
         self._in_mid_epoch = False
+        self._raised: BaseException | None = None
         self.stage = 0
+        self.done = 0
 
     def _one_iteration(self, engine: Engine, _: Any) -> Any:
         batch = next(self._batches)
@@ -82,6 +87,8 @@ class StepEngine(Engine):
             samples = samples_in(batch, output, self._batch_size)
             for metric in self._metrics:
                 metric.update(self, output, samples)
+        # What ignite counts is begun: a handler of ITERATION_STARTED may end the run before it.
+        self.done = self.state.iteration
         return output
 
     def _fire_event(self, event_name: Any, *event_args: Any, **event_kwargs: Any) -> None:
@@ -91,12 +98,47 @@ class StepEngine(Engine):
             self._in_mid_epoch = False
             return
         if self._event_handlers[event_name]:
+            # What handlers draw does not depend on what was run before them: an evaluation, a
+            # resume. Those of an iteration go on with the step's randomness, and events of the
+            # user's own are fired in the midst of something.
+            if event_name is not Events.ITERATION_COMPLETED and event_name in self._events:
+                set_generators(self._events[event_name](self.stage, self.state.iteration))
             super()._fire_event(event_name, *event_args, **event_kwargs)
         else:
             # ignite spends 2 µs on an event that nobody listens to.
             self.last_event_name = event_name
         if event_name is Events.ITERATION_COMPLETED:
             self._after_iteration()
+
+    def _handle_exception(self, e: BaseException) -> None:
+        # ignite takes an error for handled where EXCEPTION_RAISED has a handler, and comes by
+        # here once for each of its loops.
+        if self._raised is not e:
+            self._raised = e
+            self._fire_event(Events.EXCEPTION_RAISED, e)
+        raise e
+
+    def interrupt(self) -> None:
+        """Refuse ignite's way to pause: the position would not be saved.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(
+            "engine.interrupt() is not supported; engine.terminate() ends the run, and a signal "
+            "stops it to be resumed"
+        )
+
+    def terminate_epoch(self, skip_epoch_completed: bool = False) -> None:
+        """Refuse ignite's way to cut an epoch short: positions are counted in whole epochs.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(
+            "engine.terminate_epoch() is not supported; give shorter epochs by --epoch-length or "
+            "RunSpec(epoch_length=…)"
+        )
 
     def continue_from(self, iteration: int, *, epoch_length: int, max_epochs: int) -> None:
         """Make ``iteration``, counted over the whole run, the last one that is done.
@@ -107,3 +149,4 @@ class StepEngine(Engine):
             {"iteration": iteration, "epoch_length": epoch_length, "max_epochs": max_epochs}
         )
         self._in_mid_epoch = iteration % epoch_length != 0
+        self.done = iteration

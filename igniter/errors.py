@@ -31,7 +31,7 @@ class NonFiniteError(IgniterError):
 
 
 class RunRefused(IgniterError):
-    """The run cannot go on as asked; nothing on disk was changed."""
+    """The run cannot go on as asked."""
 
     exit_code = 3
 

@@ -11,7 +11,6 @@ from igniter.engine import Events, StepEngine
 from igniter.errors import UsageError
 from igniter.loader import Batches
 from igniter.metrics import accumulated
-from igniter.rng import Address
 from igniter.spec import RunSpec
 
 
@@ -35,6 +34,7 @@ class Evaluator:
         self.spec = spec
         self._modules = list(modules)
         self._interrupted = interrupted
+        self._computed = False
         self._batches = Batches(spec.loader, seed=seed, purpose=f"eval/{name}")
         self._length = spec.epoch_length or self._batches.length
         if not self._length:
@@ -46,7 +46,8 @@ class Evaluator:
         self.engine = StepEngine(
             spec,
             self._batches,
-            steps=Address(seed, f"eval/{name}/step"),
+            seed=seed,
+            purpose=f"eval/{name}",
             device=device,
             metrics=self._metrics,
             after_iteration=self._look_up,
@@ -54,8 +55,13 @@ class Evaluator:
         self.engine.state.metrics = {}
         # Before any handler of the user's, which then finds the values in engine.state.metrics.
         self.engine.add_event_handler(Events.EPOCH_COMPLETED, self._compute)
+        self.engine.add_event_handler(Events.COMPLETED, self._compute)
 
     def _compute(self) -> None:
+        # A handler that ends the evaluation early leaves out EPOCH_COMPLETED.
+        if self._computed:
+            return
+        self._computed = True
         for metric in self._metrics:
             self.engine.state.metrics.update(metric.compute())
 
@@ -69,6 +75,7 @@ class Evaluator:
         ``iteration`` is where training stands: the data's order and all randomness follow from it
         alone, not from how many evaluations there were before.
         """
+        self._computed = False
         for metric in self._metrics:
             metric.reset()
         self.engine.state.metrics = {}

@@ -23,6 +23,8 @@ from igniter.rng import Address, set_generators
 from igniter.sampling import BatchKeys, StatefulSampler
 from igniter.workers import Seeded, end_workers, rebuilt
 
+_END = object()
+
 
 class Batches:
     """An endless iterator over the passes of a loader, from a position on.
@@ -37,12 +39,12 @@ class Batches:
         *,
         seed: int,
         purpose: str,
-        rank: int = 0,
         notify: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self._open, self._sampler = _source(loader, seed, purpose, rank)
+        self._open, self._sampler = _source(loader, seed, purpose)
         self._notify = notify
         self._iterator: Iterator[Any] | None = None
+        self._ahead: list[Any] = []
         self._closed_at_exit = False
         self.length = _length(loader)
         self.pass_ = 0
@@ -52,44 +54,64 @@ class Batches:
         """Make batch ``number`` of ``pass_`` the next one."""
         self.pass_, self.number = pass_, number
         self._iterator = None
+        self._ahead.clear()
 
     def __iter__(self) -> Batches:
         return self
 
     def __next__(self) -> Any:
-        if self._iterator is None:
-            self._iterator = self._open(self.pass_, self.number)
-            if self.number and isinstance(self._open, _Replayed):
-                self._notify(
-                    f"the loader cannot be entered in the middle: loading {self.number} batches "
-                    "again to reach the position"
-                )
-            if not self._closed_at_exit:
-                # At exit multiprocessing terminates and joins its workers; ours ignore SIGTERM.
-                atexit.register(self.close)
-                self._closed_at_exit = True
-        while True:
-            try:
-                batch = next(self._iterator)
-            except StopIteration:
-                self._begin_next_pass()
-                continue
-            self.number += 1
-            if self._sampler is not None:
-                self._sampler.forget_before(self.number)
-            return batch
+        if self._ahead:
+            batch = self._ahead.pop()
+        else:
+            batch = self._read()
+            while batch is _END:
+                if self.number == 0:
+                    raise UsageError(
+                        f"the loader gave no batch in pass {self.pass_ + 1}: it is empty, or it is "
+                        "an iterator that can be used only once; hand in a loader that can be "
+                        "iterated again"
+                    )
+                self._end_pass()
+                batch = self._read()
+        self.number += 1
+        if self._sampler is not None:
+            self._sampler.forget_before(self.number)
+        return batch
 
-    def _begin_next_pass(self) -> None:
-        if self.number == 0:
-            raise UsageError(
-                f"the loader gave no batch in pass {self.pass_ + 1}: it is empty, or it is an "
-                "iterator that can be used only once; hand in a loader that can be iterated again"
+    def _read(self) -> Any:
+        """The next batch of the pass, or ``_END``."""
+        if self._iterator is None:
+            self._begin()
+        assert self._iterator is not None
+        return next(self._iterator, _END)
+
+    def _begin(self) -> None:
+        self._iterator = self._open(self.pass_, self.number)
+        if self.number and isinstance(self._open, _Replayed):
+            self._notify(
+                f"the loader cannot be entered in the middle: loading {self.number} batches "
+                "again to reach the position"
             )
-        self.pass_, self.number = self.pass_ + 1, 0
-        self._iterator = self._open(self.pass_, 0)
+        if not self._closed_at_exit:
+            # At exit multiprocessing terminates and joins its workers; ours ignore SIGTERM.
+            atexit.register(self.close)
+            self._closed_at_exit = True
+
+    def _end_pass(self) -> None:
+        self.pass_, self.number, self._iterator = self.pass_ + 1, 0, None
 
     def state_dict(self) -> dict[str, Any]:
-        """The position, and the sampler's own state where it has one."""
+        """The position, and the sampler's own state where it has one.
+
+        A pass whose batches are all consumed is over: going on from its end would mean to run
+        through it again.
+        """
+        if self.length is not None and self.number >= self.length and not self._ahead:
+            batch = self._read()
+            if batch is _END:
+                self._end_pass()
+            else:  # more than the loader said
+                self._ahead.append(batch)
         state: dict[str, Any] = {"pass": self.pass_, "number": self.number}
         if self._sampler is not None:
             state["sampler"] = self._sampler.state_at(self.number)
@@ -110,17 +132,17 @@ class Batches:
 
 
 def _source(
-    loader: Any, seed: int, purpose: str, rank: int
+    loader: Any, seed: int, purpose: str
 ) -> tuple[_Seekable | _Replayed, StatefulSampler | None]:
     """How to open ``loader`` at a position, and its sampler if that keeps a state of its own."""
-    load = Address(seed, f"{purpose}/load", rank)
+    load = Address(seed, f"{purpose}/load")
     plain = isinstance(loader, DataLoader) and type(loader).__iter__ is DataLoader.__iter__
     if not plain:
         return _Replayed(loader, load), None
     if isinstance(loader.dataset, IterableDataset):
         generator = torch.Generator()
         return _Replayed(rebuilt(loader, loader.dataset, None, generator), load, generator), None
-    keys = BatchKeys(loader, Address(seed, f"{purpose}/order", rank), load)
+    keys = BatchKeys(loader, Address(seed, f"{purpose}/order"), load)
     return _Seekable(loader, keys), keys.stateful
 
 
@@ -163,8 +185,10 @@ class _Replayed:
     def __call__(self, pass_: int, start: int) -> Iterator[Any]:
         if self._generator is not None:
             self._generator.manual_seed(self._load(pass_))
-        if hasattr(self._loader, "set_epoch"):
-            self._loader.set_epoch(pass_)
+        for part in (self._loader, getattr(self._loader, "dataset", None)):
+            set_epoch = getattr(part, "set_epoch", None)
+            if set_epoch is not None:
+                set_epoch(pass_)
         set_generators(self._load(pass_))
         self._iterator = iter(self._loader)
         return self._from(self._iterator, pass_, start)

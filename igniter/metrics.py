@@ -14,6 +14,8 @@ from ignite.engine import Engine
 from ignite.metrics import Metric as IgniteMetric
 
 from igniter.average import Average
+from igniter.checkpoint.portable import is_storable
+from igniter.devices import to_device
 from igniter.errors import UsageError
 
 
@@ -88,6 +90,9 @@ class IgniteAccumulated:
     def __init__(self, name: str, metric: IgniteMetric) -> None:
         self._name, self._metric = name, metric
         self._updated = False
+        # ignite's default is ``lambda x: x``; a transform of the user's own knows the output.
+        transform = getattr(metric._output_transform, "__code__", None)
+        self._takes_pairs = transform is not None and transform.co_code == _AS_IT_IS.co_code
 
     def reset(self) -> None:
         """Begin anew."""
@@ -97,7 +102,7 @@ class IgniteAccumulated:
     def update(self, engine: Engine, output: Any, samples: int) -> None:
         """Hand over the output, as (prediction, target) where it holds those."""
         self._updated = True
-        pair = _prediction_and_target(output)
+        pair = _prediction_and_target(output) if self._takes_pairs else None
         if pair is None:
             self._metric.iteration_completed(engine)
         else:
@@ -108,13 +113,21 @@ class IgniteAccumulated:
         return _flat(self._name, self._metric.compute()) if self._updated else {}
 
     def state_dict(self) -> dict[str, Any]:
-        """The metric's own state."""
-        return {"updated": self._updated, "metric": dict(self._metric.state_dict())}
+        """The metric's attributes that are data.
+
+        ``Metric.state_dict`` is not enough: metrics that collect every output cannot load what
+        they give, and one of the user's own may not say which of its attributes matter.
+        """
+        data = {name: value for name, value in vars(self._metric).items() if is_storable(value)}
+        return {"updated": self._updated, "metric": data}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state."""
         self._updated = state["updated"]
-        self._metric.load_state_dict(state["metric"])
+        device = getattr(self._metric, "_device", torch.device("cpu"))
+        for name, value in state["metric"].items():
+            if name != "_device":
+                setattr(self._metric, name, to_device(value, device))
 
 
 class TorchmetricsAccumulated:
@@ -154,6 +167,9 @@ class TorchmetricsAccumulated:
         if self._updated:
             # torchmetrics keeps the count of updates outside its state and warns at 0.
             self._metric._update_count = max(1, getattr(self._metric, "_update_count", 1))
+
+
+_AS_IT_IS = (lambda x: x).__code__
 
 
 def _prediction_and_target(output: Any) -> tuple[Any, Any] | None:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from igniter import rundir, startpoint
+from igniter.atomic import PART, sweep
 from igniter.checkpoint.store import CheckpointStore, Loaded
+from igniter.errors import UsageError
 from igniter.identity import digest, plain, shaping
 from igniter.lock import RunLock
 from igniter.provenance import Provenance, collect
@@ -19,6 +21,9 @@ from igniter.rundir import Paths, RunRecord
 from igniter.secrets import mask_mapping
 from igniter.settings import Settings
 from igniter.target import Target, choose_target
+
+# The runs that this process has trained, by directory.
+_opened: set[Path] = set()
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,8 @@ class Opened:
     def is_finished(self, total: int) -> bool:
         """Whether the run completed before, and is not asked to go further than it was then."""
         before = self.record.total_iterations or 0
-        completed = self.record.status == "completed" and self.loaded is not None
+        at_its_end = self.loaded is not None and self.loaded.checkpoint.final
+        completed = self.record.status == "completed" and at_its_end
         return completed and (self.iteration >= total or total <= before)
 
     def result(
@@ -92,9 +98,8 @@ def asked(
     parameters: Mapping[str, Any] | None,
 ) -> Asked:
     """What a call of ``train`` asks for; the seed shapes every result."""
-    if identity is None:
-        identity = shaping(parameters or {})
-    return Asked(name, {"seed": settings.seed, **identity}, parameters or {})
+    given = parameters if identity is None else identity
+    return Asked(name, {"seed": settings.seed, **shaping(given or {})}, parameters or {})
 
 
 def locate(settings: Settings, asked: Asked) -> Paths:
@@ -118,22 +123,36 @@ def open_run(
     settings: Settings,
     asked: Asked,
     *,
+    once: bool,
     notify: Callable[[str], None],
     warn: Callable[[str], None],
 ) -> Opened:
-    """Take the run's lock, find out where it goes on, and record the attempt.
+    """Take the run's lock and find out where it goes on.
+
+    With ``once`` a process may open a run once only: a script's second call for it would find the
+    first one's weights and train nothing.
 
     Raises:
         RunRefused: another process holds it, it is another run, or it cannot go on as asked.
         UsageError: its directory cannot be written to.
     """
     paths = locate(settings, asked)
+    root = paths.root.resolve()
+    if once and root in _opened:
+        raise UsageError(
+            f"this script trained the run in {paths.root} before; give each call of train() a name "
+            'of its own, such as train(name="fold-1", …)'
+        )
+    if settings.resume == "must" and not paths.checkpoints.exists():
+        raise startpoint.nothing_to_resume(paths.checkpoints)
     if settings.resume == "never" and paths.run_yaml.exists():
         with RunLock.acquire(paths.lock, break_lock=settings.break_lock, notify=notify):
             notify(f"the earlier run is set aside as {rundir.set_aside(paths)}")
     rundir.create(paths)
     lock = RunLock.acquire(paths.lock, break_lock=settings.break_lock, notify=notify)
+    _opened.add(root)
     try:
+        _sweep(paths)
         return _open_locked(settings, asked, paths, lock, warn)
     except BaseException:
         lock.release()
@@ -171,8 +190,18 @@ def _open_locked(
     return Opened(paths, lock, record, store, loaded, own, provenance, target)
 
 
+def _sweep(paths: Paths) -> None:
+    """Remove what a process that died while writing left; the lock is held."""
+    for leftover in paths.root.glob(f".{paths.run_yaml.name}.*{PART}"):
+        leftover.unlink(missing_ok=True)
+    sweep(paths.model)
+
+
 def begin_attempt(opened: Opened, total: int) -> None:
     """Record that this process trains the run from here on, to ``total`` iterations."""
+    if opened.loaded is not None and opened.own:
+        # Those after it, where one to go back to was named.
+        opened.store.set_aside_after(opened.loaded.checkpoint)
     opened.record.total_iterations = total
     opened.record.begin_attempt(
         start=utc_now(),

@@ -15,6 +15,8 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -73,6 +75,23 @@ def seed_everything(seed: int) -> None:
     """
     set_generators(Address(seed, "process")(0))
     torch.manual_seed(Address(seed, "process")(0))
+
+
+@contextmanager
+def kept_generators() -> Iterator[None]:
+    """Leave python's, numpy's and torch's generators as they were found.
+
+    What a script draws after a training would otherwise depend on whether that was run or had
+    been complete before.
+    """
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)
 
 
 def make_deterministic() -> None:

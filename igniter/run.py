@@ -19,7 +19,6 @@ from igniter.engine import Events, StepEngine
 from igniter.evaluation import Evaluator
 from igniter.lock import RunLock
 from igniter.reporting import Reporter
-from igniter.rng import Address, set_generators
 from igniter.rundir import Paths, RunRecord
 from igniter.saving import Saver, Snapshot
 from igniter.signals import StopSignals
@@ -42,7 +41,6 @@ class Parts:
     signals: StopSignals
     display: Display
     best: Best
-    after_steps: Address
     save: Timer
     log: Timer
     print: Timer
@@ -60,7 +58,7 @@ class TrainingRun:
         self._wake_iteration: float = 0
         self._wake_time = 0.0
         # Before every handler of the user's, which then finds the run's own work done.
-        engine.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
+        engine.add_event_handler(Events.EPOCH_STARTED, parts.reporter.begin_epoch)
         engine.add_event_handler(Events.COMPLETED, self._complete)
 
     def go(self, iteration: int, *, after_everything: bool) -> None:
@@ -76,7 +74,7 @@ class TrainingRun:
         parts.display.begin(iteration, length.total)
         # After every handler of the user's on STARTED: they prepare what follows.
         self.engine.add_event_handler(Events.STARTED, self._follow_the_resumed)
-        self._follow_on_start = 0 < iteration <= length.total and not after_everything
+        self._follow_on_start = iteration > 0 and not after_everything
         epochs = length.epoch_of(max(length.total, iteration))
         self.engine.continue_from(iteration, epoch_length=length.epoch, max_epochs=epochs)
         if iteration < length.total:
@@ -140,7 +138,8 @@ class TrainingRun:
         begun, state = self.engine.state.epoch, self.engine.state
         state.epoch = length.epoch_of(iteration)
         self._follow(iteration, due)
-        if length.ends_epoch(iteration) and not self.stopped:
+        # As without a stop: an evaluation's handler that ends the run leaves the event out.
+        if length.ends_epoch(iteration) and not self.engine.should_terminate:
             self.engine.fire_event(Events.EPOCH_COMPLETED)
         state.epoch = begun
 
@@ -149,11 +148,10 @@ class TrainingRun:
         ends_epoch = self.parts.length.ends_epoch(iteration)
         if not (evaluators or ends_epoch):
             return
-        snapshot = self.parts.saver.snapshot(iteration, self._epoch)
-        if len(evaluators) > 1:
-            # When one evaluation is interrupted, nothing has changed yet. But handlers of a first
-            # one may have changed anything before a second one is.
-            snapshot = snapshot.copied()
+        snapshot = None
+        if evaluators and not self._is_saved(iteration):
+            # What handlers of the evaluations do meanwhile is not part of this safe point.
+            snapshot = self.parts.saver.snapshot(iteration, self._epoch).copied()
         if ends_epoch:
             self.parts.reporter.log_epoch(iteration, self._epoch)
         for evaluator in evaluators:
@@ -161,8 +159,6 @@ class TrainingRun:
                 received = self.parts.signals.received
                 self._stop(snapshot, received.name if received else "request")
                 return
-        # What a handler of the epoch's end draws is the same after a resume.
-        set_generators(self.parts.after_steps(iteration))
 
     def _evaluate(self, evaluator: Evaluator, iteration: int) -> bool:
         """Run one evaluation and take in what it gives; tell whether it was finished."""
@@ -174,21 +170,17 @@ class TrainingRun:
             self._keep_best()
         return True
 
-    def _stop(self, snapshot: Snapshot, reason: str) -> None:
-        saved = self.parts.saver.last_good
-        if saved is None or saved.iteration != snapshot.iteration:
+    def _stop(self, snapshot: Snapshot | None, reason: str) -> None:
+        """End the attempt; ``snapshot`` is None where its iteration is saved already."""
+        if snapshot is not None:
             self._commit(snapshot, reason, required=True)
         self.stopped = True
         self.engine.terminate(skip_completed=True)
 
-    def _begin_epoch(self) -> None:
-        self.parts.reporter.begin_epoch()
-        set_generators(self.parts.after_steps(self.engine.state.iteration, 1))
-
     def _complete(self) -> None:
         """Save what holds after all that follows, before the user's handlers of COMPLETED."""
-        iteration = self.engine.state.iteration
-        snapshot = self.parts.saver.snapshot(iteration, self._epoch)
+        iteration = self.engine.done
+        snapshot = self.parts.saver.snapshot(iteration, self.parts.length.epoch_of(iteration))
         self._commit(snapshot, "completed", final=True, required=True)
 
     def _commit(self, snapshot: Snapshot, reason: str, **how: Any) -> None:
@@ -203,6 +195,10 @@ class TrainingRun:
         parts.saver.store.protected = parts.best.iterations
         self._save_record()
         parts.saver.store.link_best(parts.best.iterations[0])
+
+    def _is_saved(self, iteration: int) -> bool:
+        saved = self.parts.saver.last_good
+        return saved is not None and saved.iteration == iteration
 
     def _save_record(self) -> None:
         try:

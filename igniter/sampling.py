@@ -72,23 +72,31 @@ class BatchKeys:
             set_epoch = getattr(sampler, "set_epoch", None)
             if set_epoch is not None:
                 set_epoch(pass_)
-            generator = getattr(sampler, "generator", None)
-            if isinstance(generator, torch.Generator):
-                generator.manual_seed(self._order(pass_))
         number = self.stateful.begin() if self.stateful else 0
-        set_generators(self._order(pass_, number))
+        self._seed(pass_, number)
         draws = iter(self._sampler)
         while True:
-            set_generators(self._order(pass_, number))
+            self._seed(pass_, number)
             try:
                 indices = next(draws)
             except StopIteration:
+                if self.stateful:
+                    self.stateful.end()
                 return
             if self.stateful:
                 self.stateful.note(number + 1)
             if number >= self.start:
                 yield number, indices
             number += 1
+
+    def _seed(self, pass_: int, number: int) -> None:
+        """Set all that a draw may take its randomness from, also what other loaders share."""
+        seed = self._order(pass_, number)
+        set_generators(seed)
+        for sampler in (self._sampler, self._inner):
+            generator = getattr(sampler, "generator", None)
+            if isinstance(generator, torch.Generator):
+                generator.manual_seed(seed)
 
 
 def _known_length(sampler: Any) -> int | None:
@@ -130,6 +138,10 @@ class StatefulSampler:
         """Keep the state before batch ``number``, which is drawn next."""
         self._states[number] = copy.deepcopy(self._sampler.state_dict())
 
+    def end(self) -> None:
+        """Keep the state after the last batch as that before the next pass."""
+        self._states[0] = copy.deepcopy(self._sampler.state_dict())
+
     def forget_before(self, number: int) -> None:
         """Let go of the state before the batch that was consumed last."""
         self._states.pop(number - 1, None)
@@ -143,3 +155,4 @@ class StatefulSampler:
         if saved["state"] is not None:
             self._sampler.load_state_dict(saved["state"])
             self._first = saved["number"]
+            self._states = {self._first: saved["state"]}

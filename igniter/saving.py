@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from igniter.checkpoint.manifest import Checkpoint
+from igniter.checkpoint.portable import encode, is_storable
 from igniter.checkpoint.state import SavedObjects
 from igniter.checkpoint.store import CheckpointStore, Loaded
 from igniter.errors import NonFiniteError, SaveFailed
@@ -84,7 +85,8 @@ class Saver:
             {
                 "loader": self._batches.state_dict(),
                 "metrics": {name: metric.state_dict() for name, metric in self._metrics.items()},
-                "values": dict(self._values),
+                "values": {n: v for n, v in self._values.items() if is_storable(v)},
+                "modes": self._objects.modes(),
                 "gradients": self._objects.gradients(),
             },
         )
@@ -101,7 +103,7 @@ class Saver:
             NonFiniteError: the state holds NaN or infinity and the run is to stop for that.
             SaveFailed: a required save did not reach the disk.
         """
-        where = self._objects.non_finite()
+        where = self._objects.non_finite(snapshot.state)
         if where is not None:
             self._refuse(where, snapshot.iteration)
             return False
@@ -135,7 +137,14 @@ class Saver:
         """
         self._objects.restore(loaded.state, str(loaded.checkpoint.path))
         rank_state = loaded.rank_state
+        altered = self._objects.first_altered(loaded.state)
+        if altered is not None:
+            self._warn(
+                f"{altered} after loading: an object does not take back what its state_dict gave, "
+                "so the run will not end as if it had never been stopped"
+            )
         self._batches.load_state_dict(rank_state["loader"])
+        self._objects.restore_modes(rank_state["modes"])
         self._objects.restore_gradients(rank_state["gradients"])
         self._values.update(rank_state["values"])
         for name, state in rank_state["metrics"].items():
@@ -148,8 +157,6 @@ class Saver:
         Raises:
             UsageError: an object's state holds something that is not plain data.
         """
-        from igniter.checkpoint.portable import encode
-
         encode(self._objects.capture(), "to_save")
 
     def _refuse(self, where: str, iteration: int) -> None:

@@ -97,8 +97,16 @@ class StopSignals:
     def _call_earlier(self, number: int, frame: FrameType | None) -> None:
         earlier = self._earlier[signal.Signals(number)]
         # Python's own SIGINT handler raises KeyboardInterrupt at any bytecode: not before a save.
-        if callable(earlier) and earlier is not signal.default_int_handler:
+        if not callable(earlier) or earlier is signal.default_int_handler:
+            return
+        try:
             earlier(number, frame)
+        except BaseException as error:
+            # Such as SystemExit, which would end training here, without a checkpoint.
+            self._notify(
+                f"the script's own handler of {signal.Signals(number).name} raised "
+                f"{type(error).__name__}: {error}; training stops after this iteration all the same"
+            )
 
 
 def signal_named(name: str) -> signal.Signals:

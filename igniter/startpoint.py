@@ -45,16 +45,21 @@ def starting_point(
         # The same command, started again before its first checkpoint.
         return load(Path(path)), False
     if settings.resume == "must":
-        raise NoUsableCheckpoint(
-            f"--resume must: there is no usable checkpoint in {store.directory}. Name another "
-            "--output-dir, or leave --resume out to begin the run"
-        )
+        raise nothing_to_resume(store.directory)
     if had_any:
         warn(
             f"no checkpoint in {store.directory} can be used; the run begins again and comes by "
             "the same results"
         )
     return None, True
+
+
+def nothing_to_resume(directory: Path) -> NoUsableCheckpoint:
+    """What ``--resume must`` is refused with."""
+    return NoUsableCheckpoint(
+        f"--resume must: there is no usable checkpoint in {directory}. Name another --output-dir, "
+        "or leave --resume out to begin the run"
+    )
 
 
 def _from_path(path: Path, store: CheckpointStore, *, begun: bool) -> tuple[Loaded, bool]:
@@ -65,10 +70,7 @@ def _from_path(path: Path, store: CheckpointStore, *, begun: bool) -> tuple[Load
             f"{store.directory.parent} holds a run already, which was not begun from {path}. Name "
             "another --output-dir to begin one there, or leave --resume out to go on with this one"
         )
-    loaded = load(path)
-    if own:
-        store.set_aside_after(loaded.checkpoint)
-    return loaded, own
+    return load(path), own
 
 
 def stored_arguments(before: RunRecord | None, loaded: Loaded | None) -> Mapping[str, Any] | None:

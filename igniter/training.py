@@ -70,6 +70,7 @@ def train(
         Interrupted: a signal ended it and ``on_interrupt`` is ``raise``.
     """
     from igniter import assembly, opening
+    from igniter.rng import kept_generators
     from igniter.tracking.display import Display
 
     chosen = Settings.of(settings)
@@ -77,13 +78,15 @@ def train(
     display = Display(chosen.progress)
     asked = opening.asked(chosen, name, identity, parameters)
     evaluations = _by_name(eval_spec)
-    opened = opening.open_run(chosen, asked, notify=display.say, warn=display.warn)
+    once = on_interrupt == "raise"
+    opened = opening.open_run(chosen, asked, once=once, notify=display.say, warn=display.warn)
     try:
-        assembled = assembly.assemble(chosen, opened, to_save, train_spec, evaluations, display)
-        try:
-            result = _run(chosen, opened, assembled, display)
-        finally:
-            assembled.close()
+        with kept_generators():
+            assembled = assembly.assemble(chosen, opened, to_save, train_spec, evaluations, display)
+            try:
+                result = _run(opened, assembled, display)
+            finally:
+                assembled.close()
     finally:
         display.close()
         opened.lock.release()
@@ -120,6 +123,7 @@ def evaluate(
     from igniter.checkpoint.store import load
     from igniter.devices import device_named
     from igniter.evaluation import Evaluator
+    from igniter.rng import kept_generators
 
     where = device_named(device)
     objects = SavedObjects(to_save)
@@ -137,13 +141,14 @@ def evaluate(
         try:
             for callback in spec.callbacks:
                 callback(evaluator.engine, evaluator.engine)
-            values.update(evaluator.run(iteration) or {})
+            with kept_generators():
+                values.update(evaluator.run(iteration) or {})
         finally:
             evaluator.close()
     return values
 
 
-def _run(chosen: Settings, opened: Opened, assembled: Assembled, display: Display) -> Result:
+def _run(opened: Opened, assembled: Assembled, display: Display) -> Result:
     """Announce the run, train it, record how it ended, and say how to go on."""
     from igniter import attempt, words
     from igniter.opening import begin_attempt
@@ -154,12 +159,12 @@ def _run(chosen: Settings, opened: Opened, assembled: Assembled, display: Displa
         return opened.result("completed")
     begin_attempt(opened, total)
     words.starting(opened, assembled.length, display)
-    with attempt.recorded(opened, display.warn) as outcome:
+    with attempt.recorded(opened, display.warn) as outcome, assembled.signals:
         outcome.status = assembled.run_to_end()
         if outcome.status == "completed":
             _export(opened, assembled, display)
-    received = assembled.signals.received
-    result = opened.result(outcome.status, signal=received)
+    stopped = outcome.status == "interrupted"
+    result = opened.result(outcome.status, signal=assembled.signals.received if stopped else None)
     words.ending(opened, result, total, outcome, display)
     return result
 

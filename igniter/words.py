@@ -66,8 +66,8 @@ def ending(
     else:
         by = "a request" if result.signal is None else name_of(result.signal)
         how = (
-            f"stopped by {by} at iteration {result.iteration} of {total}; nothing is lost. To go "
-            f"on: {opened.provenance.resume_command}"
+            f"stopped by {by}; iteration {result.iteration} of {total} is saved. To go on: "
+            f"{opened.provenance.resume_command}"
         )
     display.end(
         how,

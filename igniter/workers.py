@@ -55,6 +55,9 @@ def rebuilt(
         name: getattr(loader, name)
         for name in ("num_workers", "collate_fn", "pin_memory", "timeout", "persistent_workers")
     }
+    if keys is None:
+        # Kept workers would go on with the randomness of the pass before.
+        settings["persistent_workers"] = False
     if loader.num_workers > 0:
         settings["prefetch_factor"] = loader.prefetch_factor
         settings["multiprocessing_context"] = loader.multiprocessing_context

@@ -1,17 +1,19 @@
-"""Run training scripts as real processes, and compare what two runs left behind."""
+"""Run training, in this process or as scripts, and compare what two runs left behind."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 SCRIPTS = Path(__file__).parent / "scripts"
 ROOT = Path(__file__).parent.parent
@@ -159,7 +161,9 @@ def differing(a: Any, b: Any) -> list[str]:
     """The paths at which two states are not the same bit for bit."""
     a, b = flat(a), flat(b)
     return sorted(
-        path for path in {*a, *b} if path not in a or path not in b or bits(a[path]) != bits(b[path])
+        path
+        for path in {*a, *b}
+        if path not in a or path not in b or bits(a[path]) != bits(b[path])
     )
 
 
@@ -168,6 +172,9 @@ def checkpoint(run_dir: Path) -> tuple[str, dict[str, Any]]:
     from igniter.checkpoint.store import load
 
     loaded = load(run_dir)
+    owed = loaded.rank_state["gradients"]
+    for name in [name for name, held in owed.items() if all(g is None for g in held)]:
+        del owed[name]
     return loaded.checkpoint.path.name, {"state": loaded.state, "rank": loaded.rank_state}
 
 
@@ -191,3 +198,110 @@ def assert_same_run(straight: Path, stopped: Path) -> None:
 
 class Crash(BaseException):
     """Ends an attempt with nothing saved, as a kill does, within this process."""
+
+
+class Small:
+    """A training run of 12 iterations in this process: 3 epochs of batches of 3, 3, 3 and 1 samples.
+
+    Args:
+        run_dir: its directory.
+        attach: called with (trainer, evaluator, model) to add handlers; ``evaluator`` is None
+            without an evaluation.
+        step: the step, called with (engine, batch, model, optimizer).
+        eval_step: called with (engine, batch, model); None for no evaluation.
+        loader: of the training; batches of one tensor of shape N x 2.
+        more_to_save: besides ``model`` and ``optimizer``.
+        spec: called for each attempt, for more arguments of the training's RunSpec.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        attach: Any = None,
+        step: Any = None,
+        eval_step: Any = None,
+        loader: Any = None,
+        more_to_save: Mapping[str, Any] | None = None,
+        spec: Callable[[], Mapping[str, Any]] = dict,
+    ) -> None:
+        self.run_dir, self.attach = run_dir, attach
+        self.step, self.eval_step = step or plain_step, eval_step
+        self.loader, self.more_to_save, self.spec = loader, more_to_save or {}, spec
+
+    def train(self, stop_at: int | None = None, **settings: Any) -> Any:
+        """One attempt, perhaps stopped by SIGTERM in the step of iteration ``stop_at``."""
+        from igniter import RunSpec, train
+
+        torch.manual_seed(0)
+        self.model = torch.nn.Linear(2, 1)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9)
+
+        def step(engine: Any, batch: Any) -> Any:
+            output = self.step(engine, batch, self.model, self.optimizer)
+            if engine.state.iteration == stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return output
+
+        def callback(engine: Any, trainer: Any) -> None:
+            evaluator = None if engine is trainer else engine
+            if self.attach is not None and (evaluator is not None) == (self.eval_step is not None):
+                self.attach(trainer, evaluator, self.model)
+
+        loader = points_loader() if self.loader is None else self.loader
+        given = {
+            "max_epochs": 3, "mlflow": False, "progress": "none", "output_dir": self.run_dir
+        }  # fmt: skip
+        evaluation = None
+        if self.eval_step is not None:
+            evaluation = RunSpec(
+                step=lambda engine, batch: self.eval_step(engine, batch, self.model),
+                loader=points_loader(),
+                metrics={"loss": "loss"},
+                callback=callback,
+            )
+        return train(
+            to_save={"model": self.model, "optimizer": self.optimizer, **self.more_to_save},
+            train_spec=RunSpec(
+                **{
+                    "step": step,
+                    "loader": loader,
+                    "metrics": {"loss": "loss"},
+                    "callback": callback,
+                    **self.spec(),
+                }
+            ),
+            eval_spec=evaluation,
+            **{**given, **settings},
+        )
+
+
+def points_loader(**how: Any) -> DataLoader[Any]:
+    """Ten points of a plane, shuffled, in batches of three."""
+    data = TensorDataset(torch.linspace(-1, 1, 20).reshape(10, 2))
+    return DataLoader(data, **{"batch_size": 3, "shuffle": True, **how})
+
+
+def plain_step(engine: Any, batch: Any, model: Any, optimizer: Any) -> dict[str, Any]:
+    """One update, with noise from torch."""
+    optimizer.zero_grad()
+    loss = (model(batch[0]) - torch.rand(())).square().mean()
+    loss.backward()
+    optimizer.step()
+    return {"loss": loss}
+
+
+def plain_eval_step(engine: Any, batch: Any, model: Any) -> dict[str, Any]:
+    """The mean of the outputs."""
+    return {"loss": model(batch[0]).mean()}
+
+
+def assert_exact(folder: Path, stops: Sequence[int], **how: Any) -> None:
+    """Training stopped at each of ``stops`` ends as training straight on does."""
+    settings = how.pop("settings", {})
+    straight, stopped = Small(folder / "straight", **how), Small(folder / "stopped", **how)
+    assert straight.train(**settings).status == "completed"
+    for stop in stops:
+        assert stopped.train(stop_at=stop, **settings).status == "interrupted"
+    assert stopped.train(**settings).status == "completed"
+    assert_same_run(straight.run_dir, stopped.run_dir)

@@ -21,9 +21,7 @@ QUIET = ("--no-mlflow", "--progress", "none")
 CODES = {"SIGKILL": -9, "SIGTERM": 143, "SIGINT": 130, "SIGHUP": 129}
 
 
-def attempt(
-    zygote: Zygote, cwd: Path, *flags: object, stop: str = "", broken: str = ""
-) -> Done:
+def attempt(zygote: Zygote, cwd: Path, *flags: object, stop: str = "", broken: str = "") -> Done:
     """One start of the script, which perhaps stops itself."""
     cwd.mkdir(exist_ok=True)
     env = {"TEST_STOP": stop, "TEST_BROKEN": broken, "TEST_DUMP": str(cwd / "dump.json")}

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from support import Crash, assert_same_run
 from torch import nn
@@ -152,6 +152,9 @@ class Stop:
     def __init__(self, at: int, rude: bool = False) -> None:
         self.at, self.rude = at, rude
 
+    def __repr__(self) -> str:
+        return f"Stop({self.at}, rude={self.rude})"
+
     def now(self) -> None:
         """Do it."""
         if self.rude:
@@ -243,12 +246,12 @@ def check(case: Case, stops: list[Stop]) -> None:
         final = attempt(case, stopped, seen)
         assert final is not None
         assert final.status == "completed"
-        assert (final.iteration, final.epoch) == (result.iteration, result.epoch)
-        assert dict(final.metrics) == dict(result.metrics)
         content = dict(whole.batches)
         assert len(content) == result.iteration
         for iteration, batch in seen.batches:
             assert batch == content[iteration], f"iteration {iteration} saw another batch"
+        assert (final.iteration, final.epoch) == (result.iteration, result.epoch)
+        assert dict(final.metrics) == dict(result.metrics)
         if not any(stop.rude for stop in stops):
             assert seen.batches == whole.batches
             assert Counter(seen.events) == Counter(whole.events)
@@ -288,7 +291,11 @@ def graceful(found: list[Stop]) -> list[Stop]:
 
 EASY = [*SAMPLERS, "chunks", "batches"]
 few = settings(
-    max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=False
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate],
+    print_blob=True,
 )
 
 

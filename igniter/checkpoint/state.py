@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
+from igniter.checkpoint.compare import first_difference
 from igniter.errors import CheckpointMismatch, UsageError
 
 
@@ -37,11 +39,12 @@ class SavedObjects:
                 )
         self._objects = {name: unwrapped(value) for name, value in to_save.items()}
         self._stepped: set[str] = set()
+        self._hooks: list[RemovableHandle] = []
         for name, optimizer in self.optimizers.items():
             self._watch(name, optimizer)
 
     def _watch(self, name: str, optimizer: torch.optim.Optimizer) -> None:
-        optimizer.register_step_post_hook(lambda *_: self._stepped.add(name))
+        self._hooks.append(optimizer.register_step_post_hook(lambda *_: self._stepped.add(name)))
 
     @property
     def modules(self) -> dict[str, torch.nn.Module]:
@@ -85,6 +88,14 @@ class SavedObjects:
                     "afresh with --resume never"
                 ) from error
 
+    def first_altered(self, state: Mapping[str, Any]) -> str | None:
+        """What an object did not take back as it was in ``state``; None where all is equal."""
+        for name, again in self.capture().items():
+            difference = first_difference(state[name], again, f"to_save[{name!r}]")
+            if difference is not None:
+                return difference
+        return None
+
     def gradients(self) -> dict[str, list[torch.Tensor | None]]:
         """The gradients that an optimizer still owes a step: of those that did not step now."""
         return {
@@ -95,9 +106,29 @@ class SavedObjects:
 
     def restore_gradients(self, gradients: Mapping[str, list[torch.Tensor | None]]) -> None:
         """Put back what :meth:`gradients` gave."""
+        self._stepped = set(self.optimizers) - set(gradients)
         for name, saved in gradients.items():
             for parameter, gradient in zip(_parameters(self.optimizers[name]), saved, strict=True):
                 parameter.grad = None if gradient is None else gradient.to(parameter.device)
+
+    def modes(self) -> dict[str, dict[str, list[str]]]:
+        """What a state_dict leaves out of each module: frozen parameters, parts in eval mode."""
+        return {
+            name: {
+                "frozen": [key for key, p in module.named_parameters() if not p.requires_grad],
+                "eval": [key for key, part in module.named_modules() if not part.training],
+            }
+            for name, module in self.modules.items()
+        }
+
+    def restore_modes(self, modes: Mapping[str, Mapping[str, list[str]]]) -> None:
+        """Put back what :meth:`modes` gave."""
+        for name, module in self.modules.items():
+            frozen, in_eval = set(modes[name]["frozen"]), set(modes[name]["eval"])
+            for key, parameter in module.named_parameters():
+                parameter.requires_grad_(key not in frozen)
+            for key, part in module.named_modules():
+                part.training = key not in in_eval
 
     def set_learning_rate(self, rate: float) -> None:
         """Give every parameter group, and every scheduler that starts from it, a new rate."""
@@ -113,19 +144,26 @@ class SavedObjects:
             if hasattr(value, "base_lrs"):
                 value.base_lrs = [rate for _ in value.base_lrs]
 
-    def non_finite(self) -> str | None:
-        """Where a module holds NaN, or a parameter infinity; None where all is well.
+    def non_finite(self, state: Mapping[str, Any]) -> str | None:
+        """Where a module's ``state`` holds NaN, or a parameter infinity; None where all is well.
 
         An infinite buffer is not an error: attention masks are.
         """
         for name, module in self.modules.items():
-            for key, parameter in module.named_parameters():
-                if not bool(torch.isfinite(parameter.detach()).all()):
-                    return f"to_save[{name!r}].{key}"
-            for key, buffer in module.named_buffers():
-                if buffer.is_floating_point() and bool(torch.isnan(buffer).any()):
+            parameters = {key for key, _ in module.named_parameters()}
+            for key, value in state[name].items():
+                if not (isinstance(value, torch.Tensor) and value.is_floating_point()):
+                    continue
+                bad = ~torch.isfinite(value) if key in parameters else torch.isnan(value)
+                if bool(bad.any()):
                     return f"to_save[{name!r}].{key}"
         return None
+
+    def close(self) -> None:
+        """Take the hooks off the optimizers."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
 
 
 def unwrapped(value: Any) -> Any:

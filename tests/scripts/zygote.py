@@ -38,6 +38,7 @@ def become(request: dict[str, object]) -> int:
     os.chdir(request["cwd"])
     os.environ.update(request["env"])
     sys.argv = list(request["argv"])
+    sys.orig_argv = [sys.executable, *sys.argv]
     sys.path[0] = os.path.dirname(sys.argv[0])
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")

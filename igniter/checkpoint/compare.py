@@ -1,0 +1,52 @@
+"""Two states compared bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+
+def first_difference(first: Any, second: Any, where: str) -> str | None:
+    """Where, and how, two states differ first; None where they are equal bit for bit.
+
+    Tensors may lie on different devices. Tuples and lists of equal parts are equal, and so are
+    NaNs of equal bits.
+    """
+    if isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
+        return _tensors(first, second, where)
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        if list(first) != list(second) and set(first) != set(second):
+            return f"{where}: other keys"
+        parts = [(first[key], second[key], f"{where}[{key!r}]") for key in first]
+    elif isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)):
+        if len(first) != len(second):
+            return f"{where}: {len(first)} and {len(second)} items"
+        pairs = zip(first, second, strict=True)
+        parts = [(a, b, f"{where}[{index}]") for index, (a, b) in enumerate(pairs)]
+    else:
+        # repr tells -0.0 from 0.0 and lets NaN equal NaN.
+        return None if repr(first) == repr(second) else f"{where}: {first!r:.60} and {second!r:.60}"
+    for part in parts:
+        difference = first_difference(*part)
+        if difference is not None:
+            return difference
+    return None
+
+
+def _tensors(first: torch.Tensor, second: torch.Tensor, where: str) -> str | None:
+    for name in ("dtype", "shape"):
+        a, b = getattr(first, name), getattr(second, name)
+        if a != b:
+            return f"{where}: {name} {a} and {b}"
+    if torch.equal(_bits(first), _bits(second)):
+        return None
+    return f"{where}: other values"
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    tensor = tensor.detach().cpu()
+    if tensor.layout is not torch.strided or tensor.is_quantized:
+        return tensor.to_dense() if tensor.layout is not torch.strided else tensor
+    return tensor.contiguous().reshape(-1).view(torch.uint8) if tensor.numel() else tensor
