@@ -125,47 +125,48 @@ def assemble(
         offset=opened.journal_offset,
         warn=display.warn,
     )
-    run = TrainingRun(
-        engine,
-        Parts(
-            length=length,
-            evaluators=evaluators,
-            reporter=Reporter(
-                spec,
-                metrics,
-                engine.state.metrics,
-                journal,
-                opened.record,
-                display,
-                settings.on_nan,
-            ),
-            saver=Saver(
-                opened.store,
-                objects,
-                batches,
-                metrics,
-                engine.state.metrics,
-                journal,
-                on_nan=settings.on_nan,
-                extra={
-                    "arguments": opened.record.arguments,
-                    "epoch_length": length.epoch,
-                    "versions": opened.provenance.versions,
-                },
-                warn=display.warn,
-                last_good=opened.loaded.checkpoint if opened.loaded and opened.own else None,
-            ),
-            record=opened.record,
-            paths=opened.paths,
-            lock=opened.lock,
-            signals=signals,
-            display=display,
-            best=best,
-            save=Timer(settings.interval("save_every"), length),
-            log=timer(spec, "log_every"),
-            print=timer(spec, "print_every"),
-        ),
+    saver = Saver(
+        opened.store,
+        objects,
+        batches,
+        metrics,
+        engine.state.metrics,
+        journal,
+        on_nan=settings.on_nan,
+        extra={
+            "arguments": opened.record.arguments,
+            "epoch_length": length.epoch,
+            "versions": opened.provenance.versions,
+        },
+        warn=display.warn,
+        last_good=opened.loaded.checkpoint if opened.loaded and opened.own else None,
     )
+    reporter = Reporter(
+        spec,
+        metrics,
+        engine.state.metrics,
+        journal,
+        opened.record,
+        display,
+        settings.on_nan,
+        saver.standing,
+    )
+    parts = Parts(
+        length=length,
+        evaluators=evaluators,
+        reporter=reporter,
+        saver=saver,
+        record=opened.record,
+        paths=opened.paths,
+        lock=opened.lock,
+        signals=signals,
+        display=display,
+        best=best,
+        save=Timer(settings.interval("save_every"), length),
+        log=timer(spec, "log_every"),
+        print=timer(spec, "print_every"),
+    )
+    run = TrainingRun(engine, parts)
     assembled = Assembled(run, objects, length, batches, list(evaluators), signals, journal, opened)
     try:
         _restore(settings, assembled, best, display.warn)

@@ -23,6 +23,7 @@ class AttemptOutcome:
     """How the attempt ended; ``tracking`` is None where nothing is tracked."""
 
     status: Literal["completed", "interrupted"] = "completed"
+    reason: str | None = None
     tracking: Outcome | None = None
 
 
@@ -37,7 +38,7 @@ def recorded(opened: Opened, warn: Callable[[str], None]) -> Iterator[AttemptOut
         status: Status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         _end(opened, status, f"{type(error).__name__}: {error}".splitlines()[0], child, warn)
         raise
-    outcome.tracking = _end(opened, outcome.status, None, child, warn)
+    outcome.tracking = _end(opened, outcome.status, outcome.reason, child, warn)
 
 
 def _start_shipper(opened: Opened, warn: Callable[[str], None]) -> shipper.Shipper | None:

@@ -8,7 +8,7 @@ logging nor saving changes the order in which floating-point numbers are added.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -20,15 +20,16 @@ class Average:
     """The mean over samples since :meth:`reset`, and over the window since :meth:`mark`."""
 
     def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget everything."""
         self._total: Any = 0.0
         self._samples = 0
         self._block: list[torch.Tensor] = []
         self._weights: list[int] = []
         self.mark()
+
+    def reset(self) -> None:
+        """Begin anew, but for the window, which goes on."""
+        self._fold()
+        self._total, self._samples = 0.0, 0
 
     def mark(self) -> None:
         """Begin a new window."""
@@ -114,3 +115,31 @@ def _on(device: torch.device | str, total: Any) -> Any:
 def _widest(tensor: torch.Tensor) -> torch.dtype:
     """Float64 where the device has it."""
     return torch.float32 if tensor.device.type == "mps" else torch.float64
+
+
+def samples_in(batch: Any, output: Any, batch_size: Callable[[Any], int] | None = None) -> int:
+    """How many samples a batch counts for.
+
+    What the step returned as ``batch_size``, else what ``batch_size(batch)`` says, else the first
+    dimension of the first tensor in the batch, else 1.
+    """
+    if isinstance(output, Mapping) and "batch_size" in output:
+        return int(output["batch_size"])
+    if batch_size is not None:
+        return int(batch_size(batch))
+    first = _first_tensor(batch)
+    return 1 if first is None or first.ndim == 0 else first.shape[0]
+
+
+def _first_tensor(batch: Any) -> torch.Tensor | None:
+    if isinstance(batch, torch.Tensor):
+        return batch
+    if not isinstance(batch, (list, tuple)):
+        batch = batch.values() if isinstance(batch, Mapping) else batch
+        if isinstance(batch, (str, bytes)) or not hasattr(batch, "__iter__"):
+            return None
+    for part in batch:
+        found = _first_tensor(part)
+        if found is not None:
+            return found
+    return None

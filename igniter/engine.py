@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
+from igniter.average import samples_in
 from igniter.devices import to_device
 from igniter.errors import UsageError
 from igniter.loader import Batches
-from igniter.metrics import Accumulated, samples_in
+from igniter.metrics import Accumulated
 from igniter.rng import Address, set_generators
 from igniter.spec import RunSpec
 

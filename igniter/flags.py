@@ -168,7 +168,7 @@ def _add_saving(group: _Group) -> None:
     group.add("--best-metric", metric, unset="none", metavar="NAME")
     group.add("--best-mode", "which value is better", choices=("max", "min"), default="max")
     best = "keep the N best checkpoints, where there is a --best-metric"
-    group.add("--keep-best", best, type=whole_number(0), default=1, metavar="N")
+    group.add("--keep-best", best, default=1, **count)
 
 
 def _add_evaluation_and_output(group: _Group) -> None:

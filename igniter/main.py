@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from igniter.args import Parser, build_parser, parse
@@ -39,6 +40,7 @@ def igniter_main(
     :func:`igniter.args.build_parser`; ``argv`` is without the program's name, ``sys.argv`` by
     default.
     """
+    _open_closed_streams()
     code = 0
     try:
         parser = build_parser(
@@ -63,6 +65,25 @@ def igniter_main(
     finally:
         _flush_stdout()
     sys.exit(code)
+
+
+def _open_closed_streams() -> None:
+    """Put the null device where stdin, stdout or stderr was closed (``train.py >&- 2>&-``).
+
+    The next file to be opened, such as the journal, would get the free descriptor, and then all
+    that is written to descriptor 2: by libraries, by child processes, by signal handlers.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # open() takes the lowest free descriptor, which is this one; children inherit it.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    # Not over descriptors 1 and 2: the script may have opened files of its own on them by now.
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115: until the end
+            setattr(sys, name, nowhere)
 
 
 def _seed(args: argparse.Namespace) -> None:

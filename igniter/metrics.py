@@ -6,7 +6,7 @@ saved with the checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -118,16 +118,34 @@ class IgniteAccumulated:
         ``Metric.state_dict`` is not enough: metrics that collect every output cannot load what
         they give, and one of the user's own may not say which of its attributes matter.
         """
-        data = {name: value for name, value in vars(self._metric).items() if is_storable(value)}
-        return {"updated": self._updated, "metric": data}
+        return {
+            "updated": self._updated,
+            "metrics": [_data(part) for part in _within(self._metric)],
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state."""
         self._updated = state["updated"]
-        device = getattr(self._metric, "_device", torch.device("cpu"))
-        for name, value in state["metric"].items():
-            if name != "_device":
-                setattr(self._metric, name, to_device(value, device))
+        for part, data in zip(_within(self._metric), state["metrics"], strict=True):
+            device = getattr(part, "_device", torch.device("cpu"))
+            for name, value in data.items():
+                setattr(part, name, to_device(value, device))
+
+
+def _data(metric: IgniteMetric) -> dict[str, Any]:
+    """Its attributes that are data, but for the device, which may be another one next time."""
+    return {n: v for n, v in vars(metric).items() if n != "_device" and is_storable(v)}
+
+
+def _within(metric: IgniteMetric) -> list[IgniteMetric]:
+    """A metric and those it is composed of, always in the same order."""
+    found = [metric]
+    for value in vars(metric).values():
+        parts = value.values() if isinstance(value, dict) else value
+        for part in parts if isinstance(value, (dict, list, tuple)) else (value,):
+            if isinstance(part, IgniteMetric):
+                found += _within(part)
+    return found
 
 
 class TorchmetricsAccumulated:
@@ -209,31 +227,3 @@ def accumulated(name: str, metric: Any, device: torch.device) -> Accumulated:
         f"metric {name!r} is a {type(metric).__name__}; give a key of the step's output, a metric "
         "of ignite.metrics, or one of torchmetrics"
     )
-
-
-def samples_in(batch: Any, output: Any, batch_size: Callable[[Any], int] | None = None) -> int:
-    """How many samples a batch counts for.
-
-    What the step returned as ``batch_size``, else what ``batch_size(batch)`` says, else the first
-    dimension of the first tensor in the batch, else 1.
-    """
-    if isinstance(output, Mapping) and "batch_size" in output:
-        return int(output["batch_size"])
-    if batch_size is not None:
-        return int(batch_size(batch))
-    first = _first_tensor(batch)
-    return 1 if first is None or first.ndim == 0 else first.shape[0]
-
-
-def _first_tensor(batch: Any) -> torch.Tensor | None:
-    if isinstance(batch, torch.Tensor):
-        return batch
-    if not isinstance(batch, (list, tuple)):
-        batch = batch.values() if isinstance(batch, Mapping) else batch
-        if isinstance(batch, (str, bytes)) or not hasattr(batch, "__iter__"):
-            return None
-    for part in batch:
-        found = _first_tensor(part)
-        if found is not None:
-            return found
-    return None

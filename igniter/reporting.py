@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from igniter.cadence import Length
 from igniter.errors import NonFiniteError
@@ -22,6 +22,7 @@ class Reporter:
         metrics: those of the training spec, by name.
         values: the trainer's ``state.metrics``, which gets each epoch's values.
         on_nan: whether a logged training metric that is not finite stops the run.
+        standing: says which checkpoint there is to go back to.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Reporter:
         record: RunRecord,
         display: Display,
         on_nan: OnNan,
+        standing: Callable[[], str],
     ) -> None:
         self._spec = spec
         self._metrics = metrics
@@ -41,6 +43,7 @@ class Reporter:
         self._record = record
         self._display = display
         self._on_nan = on_nan
+        self._standing = standing
         self._shown: dict[str, float] = {}
 
     def begin_epoch(self) -> None:
@@ -66,7 +69,11 @@ class Reporter:
         self._refuse_non_finite(iteration, values)
 
     def log_epoch(self, iteration: int, epoch: int) -> None:
-        """Log each metric over the epoch: an average as ``train/<metric>_epoch``."""
+        """Log each metric over the epoch: an average as ``train/<metric>_epoch``.
+
+        Raises:
+            NonFiniteError: as :meth:`log_window`.
+        """
         named: dict[str, float] = {}
         for metric in self._metrics.values():
             values = metric.compute()
@@ -75,13 +82,15 @@ class Reporter:
             suffix = "_epoch" if isinstance(metric, KeyAverage) else ""
             named.update({f"train/{name}{suffix}": value for name, value in values.items()})
         self.take_in(iteration, epoch, named, self._spec)
+        self._refuse_non_finite(iteration, named)
 
     def take_in(
         self, iteration: int, epoch: int, values: Mapping[str, float], spec: RunSpec
     ) -> None:
         """Pass on ``values`` of ``iteration``, by full name, as their spec says."""
         self._record.metrics.update(values)
-        self._shown.update(_chosen(values, spec.show))
+        if spec is self._spec or spec.show is not None:
+            self._shown.update(_chosen(values, spec.show))
         logged = _chosen(values, spec.log)
         if logged:
             self._journal.log(iteration, epoch, logged)
@@ -91,15 +100,25 @@ class Reporter:
         self._display.progress(iteration, at_a_glance(self._shown, whole_epochs=False))
 
     def print(self, iteration: int, length: Length, evaluations: Mapping[str, RunSpec]) -> None:
-        """Print where the run is, with the latest values that the specs ask to see."""
-        epoch, epochs = length.epoch_of(iteration), length.epoch_of(length.total)
-        epoch_ends = length.ends_epoch(iteration)
+        """Print where the run is, with the values that the specs ask to see.
+
+        Training's averages are those of the epoch so far; they are read here.
+        """
+        values = dict(self._record.metrics)
+        for metric in self._metrics.values():
+            if isinstance(metric, KeyAverage):
+                values |= {f"train/{name}": value for name, value in metric.compute().items()}
         printed: dict[str, float] = {}
         for name, spec in {"train": self._spec, **evaluations}.items():
-            own = {k: v for k, v in self._record.metrics.items() if k.startswith(f"{name}/")}
+            own = {k: v for k, v in values.items() if k.startswith(f"{name}/")}
             printed.update(_chosen(own, spec.print))
-        shown = at_a_glance(printed, whole_epochs=epoch_ends)
-        self._display.report(iteration, epoch, epochs, shown)
+        epoch, epochs = length.epoch_of(iteration), length.epoch_of(length.total)
+        self._display.report(
+            iteration,
+            epoch,
+            epochs,
+            at_a_glance(printed, whole_epochs=length.ends_epoch(iteration)),
+        )
 
     def _refuse_non_finite(self, iteration: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -108,8 +127,8 @@ class Reporter:
             text = f"{name} is {value} at iteration {iteration}"
             if self._on_nan == "stop":
                 raise NonFiniteError(
-                    f"{text}; the last checkpoint stands. Lower the learning rate, clip gradients, "
-                    "or go on with --on-nan warn."
+                    f"{text}. {self._standing()} Lower the learning rate, clip gradients, or go on "
+                    "with --on-nan warn."
                 )
             self._display.warn(text)
 

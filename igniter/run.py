@@ -101,7 +101,7 @@ class TrainingRun:
     def _safe_point(self, iteration: int, now: float) -> None:
         parts, length = self.parts, self.parts.length
         last = iteration == length.total or bool(self.engine.should_terminate)
-        log_due = parts.log.due(iteration, now) or length.ends_epoch(iteration)
+        log_due = parts.log.due(iteration, now)
         if log_due or last:
             # A window that only the end cuts short goes on if the run is made longer.
             parts.reporter.log_window(iteration, self._epoch, close=log_due)
@@ -174,6 +174,7 @@ class TrainingRun:
         """End the attempt; ``snapshot`` is None where its iteration is saved already."""
         if snapshot is not None:
             self._commit(snapshot, reason, required=True)
+        self.parts.reporter.show(self.engine.state.iteration)
         self.stopped = True
         self.engine.terminate(skip_completed=True)
 

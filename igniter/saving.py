@@ -121,7 +121,7 @@ class Saver:
         except (OSError, SaveFailed) as error:
             text = (
                 f"the checkpoint of iteration {snapshot.iteration} did not reach the disk: "
-                f"{error}. {self._standing()}"
+                f"{error}. {self.standing()}"
             )
             if required:
                 raise SaveFailed(f"{text} Make room and run the same command again.") from error
@@ -162,7 +162,7 @@ class Saver:
     def _refuse(self, where: str, iteration: int) -> None:
         text = (
             f"{where} is not finite at iteration {iteration}; such a state is never saved. "
-            f"{self._standing()}"
+            f"{self.standing()}"
         )
         if self._on_nan == "stop":
             raise NonFiniteError(
@@ -170,7 +170,8 @@ class Saver:
             )
         self._warn(text)
 
-    def _standing(self) -> str:
+    def standing(self) -> str:
+        """Which checkpoint there is to go back to, as a sentence."""
         if self.last_good is None:
             return "There is no earlier checkpoint."
         return f"The last good checkpoint is {self.last_good.path}."

@@ -22,7 +22,22 @@ _SECRET = re.compile(
     re.VERBOSE,
 )
 _USER_INFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^/\s]*@")
-_NAMED_VALUE = re.compile(r"(?P<before>^|[?&;#\s])(?P<name>[\w.-]+)=(?P<value>[^&;#\s]+)")
+# name=value in a URI, a connection string or an object's repr; "name": value in JSON or a dict's
+# repr. The quotes are escaped in JSON within JSON. Prose ("the password: it is …") is neither.
+_NAME = re.compile(
+    r"""
+    (?:
+        (?:^|(?<=[?&;\#\s,(\[{<"']))(?P<name>[\w.-]+)=
+        | (?P<quote>\\*["'])(?P<key>[\w.-]+)(?P=quote)\s*:\s*
+    )
+    (?!(?:None|null)\b)(?=\S)
+    """,
+    re.VERBOSE,
+)
+# Where it is not closed, or closed by what looks escaped, it goes on: better than to show a part.
+_QUOTED = re.compile(r"""(?P<quote>\\*["']).*?(?<!\\)(?:(?P=quote)|$)""", re.DOTALL)
+_END = re.compile(r"""[&;\#\s]|,(?=["'])|[)\]}>,"']+(?=\s|$)""")
+_FLAG = re.compile(r"(?P<name>-{1,2}(?:[A-Za-z_][\w.-]*)?)(?P<equals>$|=)")
 
 
 def is_secret(name: str) -> bool:
@@ -49,30 +64,58 @@ def _mask_value(value: Any) -> Any:
     if isinstance(value, Mapping):
         return mask_mapping(value)
     if isinstance(value, (list, tuple)):
-        return [_mask_value(item) for item in value]
+        return _mask_items(value)
     return value
 
 
 def mask_uri(text: str) -> str:
-    """Mask what a URI carries: ``scheme://user:password@host`` and parameters like ``?token=``."""
+    """Mask what a text carries: ``scheme://user:password@host``, ``?token=…`` in a URI.
+
+    So too the values of secret names in a connection string, an object's repr and JSON.
+    """
     text = _USER_INFO.sub(rf"\g<scheme>{MASK}@", text)
-    return _NAMED_VALUE.sub(
-        lambda match: (
-            f"{match['before']}{match['name']}={MASK}" if is_secret(match["name"]) else match[0]
-        ),
-        text,
-    )
+    parts: list[str] = []
+    done = 0
+    while match := _NAME.search(text, done):
+        parts.append(text[done : match.end()])
+        done = match.end()
+        if is_secret(match["name"] or match["key"]):
+            quoted = _QUOTED.match(text, done)
+            parts.append(f"{quoted['quote']}{MASK}{quoted['quote']}" if quoted else MASK)
+            done = quoted.end() if quoted else _value_end(text, done)
+    return "".join([*parts, text[done:]])
+
+
+def _value_end(text: str, start: int) -> int:
+    """Where a value without quotes ends: brackets in it, such as ``Login(user='u')``, are whole."""
+    depth = 0
+    position = start
+    while position < len(text):
+        if depth and (quoted := _QUOTED.match(text, position)):
+            position = quoted.end()
+            continue
+        if not depth and _END.match(text, position):
+            break
+        depth = max(0, depth + (text[position] in "([{") - (text[position] in ")]}"))
+        position += 1
+    return position
 
 
 def mask_argv(argv: Sequence[str]) -> list[str]:
-    """A command line with the values of secret flags, and secrets within URIs, masked."""
-    masked: list[str] = []
+    """A command line with the values of secret flags, and secrets within texts, masked."""
+    return _mask_items(argv)
+
+
+def _mask_items(items: Sequence[Any]) -> list[Any]:
+    """The items masked, and all that follow a secret flag up to the next flag; None stays."""
+    masked: list[Any] = []
     hide = False
-    for token in argv:
-        if token.startswith("-"):
-            name, equals, _ = token.partition("=")
-            hide = is_secret(name) and not equals
-            masked.append(f"{name}={MASK}" if equals and is_secret(name) else mask_uri(token))
+    for item in items:
+        flag = _FLAG.match(item) if isinstance(item, str) else None
+        if flag is not None:
+            secret = is_secret(flag["name"])
+            hide = secret and not flag["equals"]
+            masked.append(f"{flag[0]}{MASK}" if secret and flag["equals"] else mask_uri(item))
         else:
-            masked.append(MASK if hide else mask_uri(token))
+            masked.append(MASK if hide and item is not None else _mask_value(item))
     return masked

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import operator
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,10 +12,28 @@ from typing import Any, Literal
 
 from igniter.errors import UsageError
 from igniter.intervals import Interval, parse_interval
-from igniter.signals import DEFAULT_STOP_SIGNALS
+from igniter.signals import DEFAULT_STOP_SIGNALS, signal_named
 
 _MAY_BE_TIMES = ("save_every", "print_every")
 _COUNT_ONLY = ("eval_every", "log_every")
+# The smallest value of each whole number.
+_WHOLE = {
+    "max_epochs": 1,
+    "max_iterations": 1,
+    "epoch_length": 1,
+    "seed": 0,
+    "keep_last": 1,
+    "keep_every": 1,
+    "keep_best": 1,
+}
+_MAY_BE_NONE = ("max_epochs", "max_iterations", "epoch_length", "keep_every")
+_CHOICES = {
+    "on_nan": ("stop", "warn"),
+    "best_mode": ("max", "min"),
+    "progress": ("auto", "bar", "plain", "json", "none"),
+}
+_RESUME_MODES = ("auto", "always", "never", "must")
+_OVERRIDES = ("learning_rate",)
 
 
 @dataclass(frozen=True)
@@ -32,7 +52,8 @@ class Settings:
         break_lock: take over a run that another host seems to be at work on.
         seed: of the data's order and of all randomness in loading, steps and evaluations.
         deterministic: use torch's deterministic kernels.
-        device: ``auto`` or a torch device; modules of ``to_save`` and batches are moved to it.
+        device: ``auto``, or a torch device or its name; modules of ``to_save`` and batches are
+            moved to it.
         on_nan: ``stop`` or ``warn`` when a logged training metric is not finite.
         stop_signals: the signals that end training after the current iteration.
         save_every: when checkpoints are saved besides at a stop and at the end.
@@ -52,7 +73,7 @@ class Settings:
     output_dir: Path | str | None = None
     checkpoint_dir: Path | str | None = None
     model_dir: Path | str | None = None
-    resume: str = "auto"
+    resume: Path | str = "auto"
     override: Sequence[str] = ()
     strict: bool = False
     break_lock: bool = False
@@ -78,21 +99,31 @@ class Settings:
     mlflow_tracking_username: str | None = None
 
     def __post_init__(self) -> None:
-        """Read the intervals.
+        """Check every value and bring it to one type.
 
         Raises:
             UsageError: a value cannot be used.
         """
         for names, allow_time in ((_MAY_BE_TIMES, True), (_COUNT_ONLY, False)):
             for name in names:
-                interval = parse_interval(getattr(self, name), allow_time=allow_time)
-                object.__setattr__(self, name, interval)
+                self._set(name, parse_interval(getattr(self, name), allow_time=allow_time))
+        for name in _WHOLE:
+            self._set(name, _whole_number(name, getattr(self, name)))
         if self.max_epochs is None and self.max_iterations is None:
             raise UsageError("training needs an end: give max_epochs or max_iterations")
-        for name in ("max_epochs", "max_iterations", "epoch_length", "keep_best"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{name} is {value}; it must be at least 1")
+        for name, choices in _CHOICES.items():
+            _check_choice(name, getattr(self, name), choices)
+        self._set("resume", _mode_or_path(self.resume))
+        self._set("override", _names("override", self.override, _OVERRIDES))
+        for name in self.override:
+            _check_choice("override", name, _OVERRIDES)
+        self._set("stop_signals", _names("stop_signals", self.stop_signals, DEFAULT_STOP_SIGNALS))
+        for name in self.stop_signals:
+            signal_named(name)
+        self._set("device", str(self.device))
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Settings:
@@ -114,3 +145,51 @@ class Settings:
         value = getattr(self, name)
         assert isinstance(value, Interval)
         return value
+
+
+def _whole_number(name: str, value: Any) -> int | None:
+    """``value`` as an int: numpy's integers are taken, floats and booleans are not."""
+    if value is None and name in _MAY_BE_NONE:
+        return None
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < _WHOLE[name]:
+        none = ", or None" if name in _MAY_BE_NONE else ""
+        raise UsageError(
+            f"{name} is {value!r}; it must be a whole number of at least {_WHOLE[name]}{none}"
+        )
+    return number
+
+
+def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise UsageError(f"{name} is {value!r}; it must be {' or '.join(choices)}")
+
+
+def _names(name: str, value: Any, example: Sequence[str]) -> tuple[str, ...]:
+    """Several names as a tuple; one name alone would be taken for a sequence of letters."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        names = tuple(value)
+        if all(isinstance(item, str) for item in names):
+            return names
+    raise UsageError(f"{name} is {value!r}; it must be a list of names, such as {list(example)}")
+
+
+def _mode_or_path(value: Any) -> str:
+    """``resume`` as text.
+
+    A path need not exist any more: a run that was begun from it goes on from its own checkpoints.
+    But a bare word that names nothing is a mode misspelt.
+    """
+    if isinstance(value, os.PathLike):
+        return str(Path(value).absolute())
+    if isinstance(value, str) and (
+        value in _RESUME_MODES or os.sep in value or (value and Path(value).exists())
+    ):
+        return value
+    raise UsageError(
+        f"resume is {value!r}; it must be {', '.join(_RESUME_MODES)}, or the path of a checkpoint "
+        "(./NAME where it is in the working directory)"
+    )

@@ -90,6 +90,7 @@ class StopSignals:
         elif number == self.received and now - self._received_at < _SAME_REQUEST_SECONDS:
             return
         else:
+            self._notify("a second signal: ending at once; the newest checkpoint stands")
             # Not sys.exit: no Python code may run between here and the end, least of all a save.
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

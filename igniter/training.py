@@ -155,17 +155,25 @@ def _run(opened: Opened, assembled: Assembled, display: Display) -> Result:
 
     total = assembled.length.total
     if opened.is_finished(total):
-        words.already_complete(opened, display)
+        words.already_complete(opened, assembled.length, display)
         return opened.result("completed")
     begin_attempt(opened, total)
     words.starting(opened, assembled.length, display)
-    with attempt.recorded(opened, display.warn) as outcome, assembled.signals:
-        outcome.status = assembled.run_to_end()
-        if outcome.status == "completed":
-            _export(opened, assembled, display)
+    try:
+        with attempt.recorded(opened, display.warn) as outcome, assembled.signals as signals:
+            outcome.status = assembled.run_to_end()
+            if outcome.status == "completed":
+                _export(opened, assembled, display)
+            elif signals.received is not None:
+                outcome.reason = signals.received.name
+    except Exception as error:
+        words.failed(
+            error, assembled.run.engine.done, assembled.run.parts.saver.standing(), display
+        )
+        raise
     stopped = outcome.status == "interrupted"
-    result = opened.result(outcome.status, signal=assembled.signals.received if stopped else None)
-    words.ending(opened, result, total, outcome, display)
+    result = opened.result(outcome.status, signal=signals.received if stopped else None)
+    words.ending(opened, result, assembled.length, outcome, display)
     return result
 
 

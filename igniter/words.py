@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from igniter.attempt import AttemptOutcome
 from igniter.cadence import Length
+from igniter.errors import IgniterError
 from igniter.opening import Opened
 from igniter.reporting import at_a_glance
 from igniter.result import Result
+from igniter.rundir import RunRecord
 from igniter.signals import name_of
 from igniter.tracking.display import Display, summary
 
@@ -36,13 +36,12 @@ def starting(opened: Opened, length: Length, display: Display) -> None:
     )
 
 
-def already_complete(opened: Opened, display: Display) -> None:
+def already_complete(opened: Opened, length: Length, display: Display) -> None:
     """Say that there is nothing to do, and how to go further."""
     record = opened.record
     display.end(
-        f"run {record.name} is complete: iteration {record.iteration}, epoch {record.epoch}"
-        f"{_metrics(record.metrics)}. Files in {opened.paths.root}; to train on, give a larger "
-        "--max-epochs",
+        f"run {record.name} is complete: {_position(record, length)}\n"
+        f"files in {opened.paths.root}; to train on, give a larger --max-epochs",
         status="completed",
         iteration=record.iteration,
         epoch=record.epoch,
@@ -51,22 +50,31 @@ def already_complete(opened: Opened, display: Display) -> None:
     )
 
 
+def failed(error: Exception, iteration: int, standing: str, display: Display) -> None:
+    """Say where training failed and what there is to go on from; the error itself follows."""
+    display.close()
+    if not isinstance(error, IgniterError):
+        display.warn(
+            f"training failed after iteration {iteration} ({type(error).__name__}). {standing} "
+            "Once the cause is mended, the same command goes on"
+        )
+
+
 def ending(
-    opened: Opened, result: Result, total: int, outcome: AttemptOutcome, display: Display
+    opened: Opened, result: Result, length: Length, outcome: AttemptOutcome, display: Display
 ) -> None:
     """Say how the attempt ended and, last of all, how to go on."""
     display.close()
     _tracking(opened, outcome, display)
     if result.status == "completed":
         how = (
-            f"completed: iteration {result.iteration}, epoch {result.epoch}"
-            f"{_metrics(result.metrics)}. Model in {opened.paths.model}; to train on, give a "
-            "larger --max-epochs"
+            f"completed: {_position(opened.record, length)}\n"
+            f"model in {opened.paths.model}; to train on, give a larger --max-epochs"
         )
     else:
         by = "a request" if result.signal is None else name_of(result.signal)
         how = (
-            f"stopped by {by}; iteration {result.iteration} of {total} is saved. To go on: "
+            f"stopped by {by}; iteration {result.iteration} of {length.total} is saved. To go on: "
             f"{opened.provenance.resume_command}"
         )
     display.end(
@@ -98,5 +106,7 @@ def _tracking(opened: Opened, outcome: AttemptOutcome, display: Display) -> None
         )
 
 
-def _metrics(metrics: Mapping[str, float]) -> str:
-    return f"; {summary(at_a_glance(metrics, whole_epochs=True))}" if metrics else ""
+def _position(record: RunRecord, length: Length) -> str:
+    whole_epochs = length.ends_epoch(record.iteration)
+    values = summary(at_a_glance(record.metrics, whole_epochs=whole_epochs))
+    return f"iteration {record.iteration}, epoch {record.epoch}{f'; {values}' if values else ''}"

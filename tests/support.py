@@ -172,9 +172,6 @@ def checkpoint(run_dir: Path) -> tuple[str, dict[str, Any]]:
     from igniter.checkpoint.store import load
 
     loaded = load(run_dir)
-    owed = loaded.rank_state["gradients"]
-    for name in [name for name, held in owed.items() if all(g is None for g in held)]:
-        del owed[name]
     return loaded.checkpoint.path.name, {"state": loaded.state, "rank": loaded.rank_state}
 
 
@@ -201,7 +198,7 @@ class Crash(BaseException):
 
 
 class Small:
-    """A training run of 12 iterations in this process: 3 epochs of batches of 3, 3, 3 and 1 samples.
+    """A run of 12 iterations in this process: 3 epochs of batches of 3, 3, 3 and 1 samples.
 
     Args:
         run_dir: its directory.

@@ -17,6 +17,7 @@ class Terminal(io.StringIO):
     """A stream that is a terminal."""
 
     def isatty(self) -> bool:
+        """Yes."""
         return True
 
 
@@ -24,6 +25,7 @@ class Broken(io.StringIO):
     """A pipe whose reader is gone."""
 
     def write(self, text: str) -> int:
+        """Fail."""
         raise BrokenPipeError
 
 

@@ -162,10 +162,6 @@ def test_handler_between_two_evaluations(tmp_path: Path) -> None:
     assert_same_run(tmp_path / "straight", tmp_path / "stopped")
 
 
-@pytest.mark.xfail(
-    reason="with a single evaluation the state of the safe point is not copied, so what the "
-    "evaluation itself has changed up to the stop is saved, and then changed again"
-)
 def test_evaluation_that_changes_what_is_saved(tmp_path: Path) -> None:
     """A buffer that an evaluation step adds to counts no batch twice after a stop."""
     stop = [False]

@@ -110,10 +110,6 @@ def test_stops_at_awkward_moments(
     assert_as_if_never_stopped(straight, tmp_path)
 
 
-@pytest.mark.xfail(
-    reason="SavedObjects takes an optimizer for one that owes a step after it was restored, so the "
-    "final checkpoint of such a run has an entry in its gradients (six times None) more"
-)
 @pytest.mark.parametrize("stop", ["step:24:SIGTERM", "eval:24:SIGTERM"])
 def test_stop_at_the_last_iteration(
     zygote: Zygote, straight: Path, tmp_path: Path, stop: str

@@ -89,9 +89,11 @@ class Stateful:
         self.position = 0
 
     def state_dict(self) -> dict[str, int]:
+        """How far it has walked."""
         return {"position": self.position, "walked": self.walked}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
+        """Walk on from there."""
         self.position, self.walked = state["position"], state["walked"]
 
 

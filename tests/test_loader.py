@@ -272,13 +272,7 @@ def test_short_pass_with_drop_last() -> None:
         (Case(sampler="stateful", workers=2), [Stop(2), Stop(7)]),
         (Case(sampler="stateful", save_every="3 iterations"), [Stop(5, rude=True)]),
         (Case(sampler="stateful", drop_last=True), [Stop(3), Stop(6)]),
-        pytest.param(
-            *(Case(sampler="stateful"), [Stop(4)]),
-            marks=pytest.mark.xfail(
-                reason="BatchSampler exhausts the sampler for a short last batch, so the state "
-                "kept there is that of a new pass, which is then read as the rest of the old one"
-            ),
-        ),
+        (Case(sampler="stateful"), [Stop(4)]),
     ],
     ids=str,
 )
@@ -287,10 +281,6 @@ def test_stateful_sampler(case: Case, stops: list[Stop]) -> None:
     check(case, stops)
 
 
-@pytest.mark.xfail(
-    reason="before the first batch after a resume the sampler's state is not known to "
-    "StatefulSampler, so a checkpoint saved then holds none and the sampler begins anew"
-)
 def test_stateful_sampler_saved_before_it_is_used() -> None:
     """A position that was restored can be saved again at once."""
 

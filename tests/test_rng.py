@@ -113,10 +113,6 @@ def test_handlers_that_draw(tmp_path: Path, event: Events, evaluated: bool, stop
     assert_exact(tmp_path, [stop], attach=noise_at(event), eval_step=eval_step)
 
 
-@pytest.mark.xfail(
-    reason="ITERATION_STARTED fires before the step's generators are set: what a handler draws "
-    "there follows from the step before, which a resumed run has not had"
-)
 def test_handlers_that_draw_before_the_step(tmp_path: Path) -> None:
     """What a handler of ITERATION_STARTED draws is the same after a stop."""
     assert_exact(tmp_path, [6], attach=noise_at(Events.ITERATION_STARTED))

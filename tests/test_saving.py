@@ -90,7 +90,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, when: Any) -> None:
     fsync = os.fsync
 
     def failing(descriptor: int) -> None:
-        if when() and "state.pt" in os.readlink(f"/proc/self/fd/{descriptor}"):
+        if when() and "state.pt" in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
             raise OSError(errno.ENOSPC, "No space left on device")
         fsync(descriptor)
 
@@ -184,7 +184,7 @@ def test_compiled_module_is_saved_as_itself(tmp_path: Path) -> None:
 
 
 def test_finished_run_hands_back_its_final_state(tmp_path: Path) -> None:
-    """Started again, a finished run loads its final checkpoint into the objects, and logs nothing."""
+    """Started again, a finished run loads its final checkpoint into the objects, logs nothing."""
     run = Small(tmp_path)
     result = run.train()
     weight, logged = run.model.weight.detach().clone(), points(tmp_path)

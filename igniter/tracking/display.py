@@ -15,11 +15,47 @@ from typing import Any, Literal, TextIO
 Mode = Literal["auto", "bar", "plain", "json", "none"]
 
 
+class _Output:
+    """A stream to write to as long as it is there; training goes on without it.
+
+    It may be None (closed when the process started), closed since, a terminal that went away, or
+    a pipe whose reader did.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)  # tqdm asks for the encoding and the descriptor
+
+    def isatty(self) -> bool:
+        try:
+            return self._stream is not None and self._stream.isatty()
+        except ValueError:
+            return False
+
+    def write(self, text: str) -> None:
+        if self._stream is None:
+            return
+        try:
+            self._stream.write(text)
+        except (OSError, ValueError):
+            pass
+
+    def flush(self) -> None:
+        if self._stream is None:
+            return
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            pass
+
+
 class Display:
     """Shows a run of ``total`` iterations in one of the modes.
 
-    ``auto`` is a bar where stderr is a terminal, plain lines elsewhere. A closed stdout or stderr
-    never stops training.
+    ``auto`` is a bar where stderr is a terminal, plain lines elsewhere. ``stdout`` and ``stderr``
+    are the process's own by default; that one is closed or missing never stops training.
     """
 
     def __init__(
@@ -30,8 +66,8 @@ class Display:
         stderr: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._stdout = sys.stdout if stdout is None else stdout
-        self._stderr = sys.stderr if stderr is None else stderr
+        self._stdout = _Output(sys.stdout if stdout is None else stdout)
+        self._stderr = _Output(sys.stderr if stderr is None else stderr)
         if mode == "auto":
             mode = "bar" if self._stderr.isatty() else "plain"
         self.mode = mode
@@ -110,16 +146,13 @@ class Display:
         elif self.mode != "none":
             self._write(self._stdout, text)
 
-    def _write(self, stream: TextIO, text: str) -> None:
-        try:
-            if self._bar is not None:
-                self._bar.clear()
-            stream.write(text + "\n")
-            stream.flush()
-            if self._bar is not None:
-                self._bar.refresh()
-        except (OSError, ValueError):
-            pass  # a terminal that went away, or a pipe whose reader did: training goes on
+    def _write(self, output: _Output, text: str) -> None:
+        if self._bar is not None:
+            self._bar.clear()
+        output.write(f"{text}\n")
+        output.flush()
+        if self._bar is not None:
+            self._bar.refresh()
 
 
 def summary(metrics: Mapping[str, float]) -> str:

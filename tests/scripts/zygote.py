@@ -16,6 +16,7 @@ import runpy
 import sys
 import threading
 import traceback
+from pathlib import Path
 
 import ignite.metrics  # noqa: F401
 import numpy  # noqa: F401
@@ -39,7 +40,7 @@ def become(request: dict[str, object]) -> int:
     os.environ.update(request["env"])
     sys.argv = list(request["argv"])
     sys.orig_argv = [sys.executable, *sys.argv]
-    sys.path[0] = os.path.dirname(sys.argv[0])
+    sys.path[0] = str(Path(sys.argv[0]).parent)
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as stop:
