@@ -29,7 +29,7 @@ class FoundRun:
     def status(self) -> str:
         """What became of the run. One recorded as running with no process in it was killed."""
         if self.record.status == "running" and not self.live:
-            return "stopped (killed)"
+            return "killed"
         return self.record.status
 
     @property
@@ -98,7 +98,10 @@ def open_run(directory: Path) -> FoundRun:
 
 
 def find_runs(given: Sequence[Path]) -> tuple[list[FoundRun], list[str]]:
-    """Return the runs under the directories ``given``, and what is wrong with those unreadable."""
+    """Return the runs under the directories ``given``, and what is wrong with those unreadable.
+
+    The run that wrote something last comes first.
+    """
     runs: list[FoundRun] = []
     problems: list[str] = []
     for directory in directories(given):
@@ -107,23 +110,33 @@ def find_runs(given: Sequence[Path]) -> tuple[list[FoundRun], list[str]]:
                 runs.append(open_run(path))
             except RunRefused as error:
                 problems.append(str(error))
-    return runs, problems
+    return sorted(runs, key=lambda run: run.last_activity, reverse=True), problems
 
 
 def named_run(name: str) -> FoundRun:
     """Return the run whose directory is ``name``, here or in ``output``.
 
+    ``name`` may also be the end or a part of the directory's name that only one run has.
+
     Raises:
-        UsageError: there is none; the nearest names are given.
+        UsageError: there is none, or there are several; the nearest names are given.
         RunRefused: its ``run.yaml`` cannot be read.
     """
     for directory in (Path(name), DEFAULT_DIRECTORY / name):
         if (directory / "run.yaml").is_file():
             return open_run(directory)
-    known = [str(path) for top in directories([]) for path in run_directories(top)]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    (top,) = directories([])
+    known = {str(path.relative_to(top)): path for path in run_directories(top)}
+    ending = [path for each, path in known.items() if each.endswith(name)]
+    matching = ending or [path for each, path in known.items() if name in each]
+    if len(matching) == 1:
+        return open_run(matching[0])
+    if matching:
+        names = ", ".join(map(str, matching))
+        raise UsageError(f"{name} is in the names of several runs: {names}")
+    near = [str(known[each]) for each in difflib.get_close_matches(name, known, cutoff=0.4)]
     advice = f"did you mean {' or '.join(near)}?" if near else "`igniter runs DIR` lists runs"
-    raise UsageError(f"there is no run {name} (no run.yaml in it): {advice}")
+    raise UsageError(f"no run called {name}; {advice}")
 
 
 def checkpoints(directory: Path, *, verify: bool = False) -> list[FoundCheckpoint]:

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from igniter.rundir import RunRecord
+
 from . import found, text
 
 
@@ -15,8 +17,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add the command to the parser of ``igniter``."""
     parser = subparsers.add_parser(
         "runs",
-        help="list runs: status, progress, metrics",
-        description="List the runs found in directories: status, progress and latest metrics.",
+        help="list runs: status, progress, a metric",
+        description="List the runs found in directories, newest first: status, progress, a metric.",
         epilog="examples:\n  igniter runs\n  igniter runs output /scratch/me --json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -64,7 +66,7 @@ def summary(run: found.FoundRun) -> dict[str, Any]:
     }
 
 
-_HEADING = ("RUN", "STATUS", "ITERATION", "EPOCH", "ATTEMPTS", "CKPTS", "ACTIVE", "METRICS")
+_HEADING = ("RUN", "STATUS", "ITERATION", "EPOCH", "ATTEMPTS", "CKPTS", "ACTIVE", "METRIC")
 
 
 def _row(run: found.FoundRun, now: float) -> tuple[str, ...]:
@@ -77,5 +79,13 @@ def _row(run: found.FoundRun, now: float) -> tuple[str, ...]:
         str(len(record.attempts)),
         str(len(found.checkpoints(run.paths.checkpoints))),
         text.ago(now - run.last_activity),
-        text.metrics(record.metrics),
+        text.metrics(_telling(record)),
     )
+
+
+def _telling(record: RunRecord) -> dict[str, float]:
+    """The one metric to judge the run by: what it follows, else an evaluation's, else the loss."""
+    followed = record.best["metric"] if record.best else record.parameters.get("best_metric")
+    evaluated = [name for name in record.metrics if not name.startswith("train/")]
+    names = (followed, *evaluated, "train/loss", *record.metrics)
+    return next(({name: record.metrics[name]} for name in names if name in record.metrics), {})

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from igniter.options import end_of_options
+from igniter.provenance import without
+from igniter.rundir import RunRecord
+from igniter.secrets import MASK
 from igniter.tracking.state import State, count_unsent
 
 from . import found, runs, text
@@ -18,12 +23,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "show",
         help="show one run: arguments, attempts, checkpoints, how to resume",
         description="Show all that is known of one run.",
-        epilog="examples:\n  igniter show output/train-1a2b3c4d\n"
-        "  igniter show train-1a2b3c4d --verify",
+        epilog="examples:\n  igniter show output/train-1a2b3c4d\n  igniter show 1a2b3c4d --verify",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("name", metavar="RUN", help="a run's directory, or its name in output")
+    parser.add_argument("name", metavar="RUN", help="a run's directory, or a part of its name")
     parser.add_argument("--verify", action="store_true", help="check every checkpoint's files")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
@@ -63,21 +67,39 @@ def _lines(run: found.FoundRun, checkpoints: Sequence[found.FoundCheckpoint]) ->
         lines.append(f"  metrics     {text.metrics(record.metrics)}")
     if record.best:
         best = record.best
-        lines.append(
-            f"  best        {best.get('metric')} {best.get('value')} "
-            f"at iteration {best.get('iteration')}"
-        )
+        value = text.metrics({best["metric"]: best["value"]})
+        lines.append(f"  best        {value} at iteration {best['iteration']}")
     lines += [f"  mlflow      {line}" for line in _mlflow(run)]
     lines += ["", "arguments that shape the result"]
-    lines += [f"  {name} = {value}" for name, value in record.arguments.items()] or ["  none"]
-    lines += ["", "attempts"]
-    lines += [f"  {line}" for line in text.table(_attempts(run))]
+    shown = {name: text.value(value) for name, value in record.arguments.items()}
+    lines += [f"  {name} = {value}" for name, value in shown.items()] or ["  none"]
+    lines += ["", "attempts", *text.table(_attempts(run), indent="  ")]
     lines += ["", f"checkpoints in {run.paths.checkpoints}"]
-    lines += [f"  {line}" for line in text.table(_checkpoints(checkpoints))]
-    if record.attempts:
-        verb = "train it on" if record.status == "completed" else "resume it"
-        lines += ["", f"to {verb}:", f"  {record.attempts[-1].resume_command}"]
+    lines += text.table(_checkpoints(checkpoints, record.best), indent="  ")
+    if record.attempts and run.status != "running":
+        lines += ["", *_how_to_go_on(record)]
     return lines
+
+
+def _how_to_go_on(record: RunRecord) -> list[str]:
+    command = record.attempts[-1].resume_command
+    if record.status != "completed":
+        lines = ["to resume it:", f"  {command}"]
+    elif isinstance(record.parameters.get("max_epochs"), int):
+        lines = ["to train it on:", f"  {_longer(command, record)}"]
+    else:
+        lines = ["to train it on, with more epochs than before:", f"  {command}"]
+    if MASK in command:
+        lines.append(f"  (put the values in for {MASK})")
+    return lines
+
+
+def _longer(command: str, record: RunRecord) -> str:
+    """``command`` with one epoch more than the run was told to do, or did."""
+    epochs = max(record.parameters["max_epochs"], record.epoch) + 1
+    argv = without(shlex.split(command), valued=("--max-epochs", "--max-iterations"))
+    end = end_of_options(argv)
+    return shlex.join([*argv[:end], "--max-epochs", str(epochs), *argv[end:]])
 
 
 def _mlflow(run: found.FoundRun) -> list[str]:
@@ -95,16 +117,19 @@ def _mlflow(run: found.FoundRun) -> list[str]:
 
 
 def _attempts(run: found.FoundRun) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [("#", "START", "END", "FROM", "OUTCOME", "HOST", "REASON")]
-    for attempt in run.record.attempts:
+    rows: list[tuple[str, ...]] = [("#", "START", "END", "ITERATIONS", "OUTCOME", "HOST", "REASON")]
+    attempts = run.record.attempts
+    ends: list[int | None] = [attempt.from_iteration for attempt in attempts[1:]]
+    ends.append(None if run.status == "running" else run.record.iteration)
+    for attempt, end in zip(attempts, ends, strict=True):
         killed = attempt.outcome == "running" and not run.live
         outcome = "killed" if killed else attempt.outcome
         rows.append(
             (
                 str(attempt.number),
                 attempt.start[:19],
-                (attempt.end or "-")[:19],
-                str(attempt.from_iteration),
+                (attempt.end or "–")[:19],
+                _span(attempt.from_iteration, end),
                 outcome,
                 attempt.host,
                 attempt.reason or "",
@@ -113,10 +138,25 @@ def _attempts(run: found.FoundRun) -> list[tuple[str, ...]]:
     return rows
 
 
-def _checkpoints(checkpoints: Sequence[found.FoundCheckpoint]) -> list[tuple[str, ...]]:
+def _span(done: int, end: int | None) -> str:
+    """The iterations of an attempt that began with ``done`` of them and of which ``end`` counted.
+
+    Unknown is the end of one that is at work, or that was gone back behind later.
+    """
+    if end == done:
+        return "none"
+    return f"{done + 1}–" if end is None or end < done else f"{done + 1}–{end}"
+
+
+def _checkpoints(
+    checkpoints: Sequence[found.FoundCheckpoint], best: Mapping[str, Any] | None
+) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [("NAME", "EPOCH", "SIZE", "REASON", "")]
+    # Of two of one iteration the last is the final one, which `best` points to.
+    of_best = [each for each in checkpoints if best and each.iteration == best["iteration"]]
     for each in checkpoints:
-        epoch = "-" if each.epoch is None else str(each.epoch)
+        epoch = "–" if each.epoch is None else str(each.epoch)
         verdict = each.damage or ("verified" if each.verified else "")
-        rows.append((each.name, epoch, text.size(each.size), each.reason or "-", verdict))
+        notes = "  ".join(filter(None, ("best" if each in of_best[-1:] else "", verdict)))
+        rows.append((each.name, epoch, text.size(each.size), each.reason or "–", notes))
     return rows

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from igniter.errors import UsageError
+from igniter.tracking.state import Outcome
 from igniter.tracking.sync import sync_run
 
 from . import found
@@ -17,8 +18,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "sync",
         help="send to MLflow what it lacks",
-        description="Send to MLflow what it lacks of the runs found in directories: after an "
-        "outage, or from a machine that could not reach it. Safe to run any number of times.",
+        description="Send to MLflow what it lacks of the runs found in directories: after an\n"
+        "outage, or from a machine that could not reach it. Safe to run any number of\ntimes.",
         epilog="examples:\n  igniter sync\n"
         "  igniter sync output/train-1a2b3c4d --tracking-uri http://mlflow.example.org",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -46,14 +47,18 @@ def run(args: argparse.Namespace) -> int:
     code = 0
     for path in runs:
         outcome = sync_run(path, tracking_uri=args.tracking_uri, warn=_warn)
-        line = f"{path}: {outcome.sent} values sent, {outcome.left} left"
-        if outcome.run_id is not None:
-            line += f", MLflow run {outcome.run_id}"
-        print(line, flush=True)
+        print(f"{path}: {_said(outcome)}", flush=True)
         if outcome.problem is not None:
             _warn(f"{path}: {outcome.problem}")
             code = 1
     return code
+
+
+def _said(outcome: Outcome) -> str:
+    if not (outcome.sent or outcome.left or outcome.problem):
+        return f"up to date (MLflow run {outcome.run_id})"
+    run = "" if outcome.run_id is None else f", MLflow run {outcome.run_id}"
+    return f"{outcome.sent} values sent, {outcome.left} left{run}"
 
 
 def _warn(text: str) -> None:

@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def table(rows: Sequence[Sequence[str]], *, width: int = 100) -> list[str]:
-    """Return ``rows`` as aligned lines, the first one a heading; the last column takes the rest."""
+def table(rows: Sequence[Sequence[str]], *, indent: str = "") -> list[str]:
+    """Return ``rows`` as aligned lines, the first one a heading; cut to fit a terminal."""
+    width = _width()
     columns = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
         cells = [cell.ljust(size) for cell, size in zip(row, columns, strict=True)]
-        lines.append(cut("  ".join(cells).rstrip(), width))
+        line = f"{indent}{'  '.join(cells)}".rstrip()
+        lines.append(line if width is None or len(line) <= width else line[: width - 1] + "…")
     return lines
 
 
-def cut(text: str, width: int) -> str:
-    """Return ``text`` in at most ``width`` characters."""
-    return text if len(text) <= width else text[: width - 1] + "…"
+def _width() -> int | None:
+    """The terminal's width in characters, None where the output is not one."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def value(argument: Any) -> str:
+    """Return an argument's value as one writes it: text plain, nothing as a dash."""
+    if argument is None:
+        return "–"
+    if isinstance(argument, str):
+        return argument
+    return json.dumps(argument, ensure_ascii=False, default=str)
 
 
 def metrics(values: Mapping[str, float]) -> str:

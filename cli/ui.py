@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -16,6 +18,8 @@ from igniter.tracking.uri import DEFAULT_URI, resolve, sqlite_path
 _ENVIRONMENT = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    # Its tasks at start and end are for MLflow's assistant, and Ctrl-C would show their traceback.
+    "UVICORN_LIFESPAN": "off",
 }
 
 
@@ -36,7 +40,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="URI",
         help=f"the database to show (default: MLFLOW_TRACKING_URI, or else {DEFAULT_URI})",
     )
-    parser.add_argument("--port", type=int, default=5000, help="default: 5000")
+    parser.add_argument(
+        "--port", type=int, default=5000, help="port to serve on (default: %(default)s)"
+    )
     parser.add_argument("extra", nargs="*", metavar="-- OPTION", help="options of `mlflow server`")
     parser.set_defaults(run=run)
 
@@ -54,7 +60,23 @@ def run(args: argparse.Namespace) -> int:
             f"there is no MLflow database {database}. It is made by the first run trained in its "
             "directory; go there, or give --tracking-uri"
         )
+    _check_free(args.port)
     return _become_server(uri, args)
+
+
+def _check_free(port: int) -> None:
+    """Refuse a port that cannot be served on, which the server would say late and at length."""
+    with socket.socket() as probe:
+        # As the server does: connections that ended a moment ago do not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OverflowError:
+            raise UsageError(f"there is no port {port}; they go from 0 to 65535") from None
+        except OSError as error:
+            in_use = error.errno == errno.EADDRINUSE
+            why = "is in use" if in_use else f"cannot be used: {error.strerror}"
+            raise UsageError(f"port {port} {why}; choose another with --port") from error
 
 
 def _become_server(uri: str, args: argparse.Namespace) -> NoReturn:

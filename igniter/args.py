@@ -11,13 +11,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from igniter import config, flags
 from igniter.errors import UsageError
 from igniter.identity import shaping
-from igniter.options import Option, end_of_options, options, write_out_switches
+from igniter.options import Option, end_of_options, key, options, write_out_switches
 
 
 class Parser(argparse.ArgumentParser):
@@ -57,9 +58,12 @@ class Parser(argparse.ArgumentParser):
 
     def _unknown_message(self, unknown: Sequence[str]) -> str:
         name = unknown[0].partition("=")[0]
-        known = [string for action in self._actions for string in action.option_strings]
-        near = config.nearest(name, known) if name.startswith("-") else ""
-        return f"unrecognized arguments: {' '.join(unknown)}{near}"
+        strings = [string for action in self._actions for string in action.option_strings]
+        known = {key(string[2:]): string for string in strings if string.startswith("--")}
+        hint = ""
+        if name.startswith("-"):
+            hint = config.nearest(key(name.lstrip("-")), known, lambda near: repr(known[near]))
+        return f"unrecognized arguments: {' '.join(unknown)}{hint}"
 
 
 class _Given(argparse.Namespace):
@@ -68,6 +72,33 @@ class _Given(argparse.Namespace):
     def __getattr__(self, name: str) -> None:
         if name.startswith("_"):
             raise AttributeError(name)
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Shows defaults in words, keeps paragraphs, and breaks no line inside a flag's name."""
+
+    # argparse has no public way to change these; its own formatters do it like this.
+    def _get_help_string(self, action: argparse.Action) -> str:
+        default = flags.default_in_words(action).replace("%", "%%")
+        return (action.help or "").replace("%(default)s", default)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        filled = [self._split_lines(part, width - len(indent)) for part in text.split("\n\n")]
+        return textwrap.indent("\n\n".join(map("\n".join, filled)), indent)
+
+
+_EPILOG = """\
+INTERVAL is "500 iterations", "1 epoch" or "10 minutes", several of them with commas between,
+"never", or an ignite event such as "EPOCH_COMPLETED(every=2)". Minutes are for --save-every and
+--print-every alone.
+
+Every flag can also be set in a YAML file (--config), or by a variable such as IGNITER_BATCH_SIZE.
+
+pytorch-igniter's names (--save-event, --eval-event, --train-log-event, --train-print-event,
+--train-pbar) work too."""
 
 
 def build_parser(
@@ -91,9 +122,8 @@ def build_parser(
     parser = Parser(
         description=description,
         usage="%(prog)s [options]",
-        epilog="Every flag can also be set in a YAML file (--config), or by a variable such as "
-        "IGNITER_BATCH_SIZE. pytorch-igniter's names (--save-event, --eval-event, "
-        "--train-log-event, --train-print-event, --train-pbar) work too.",
+        epilog=_EPILOG,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     try:

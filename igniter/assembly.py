@@ -44,17 +44,25 @@ class Assembled:
     def run_to_end(self) -> Literal["completed", "interrupted"]:
         """Train until the end or a stop."""
         loaded = self.opened.loaded
-        self.run.go(
-            self.opened.iteration,
-            after_everything=loaded is not None and loaded.checkpoint.final,
-        )
+        try:
+            self.run.go(
+                self.opened.iteration,
+                after_everything=loaded is not None and loaded.checkpoint.final,
+            )
+        finally:
+            # Before the attempt ends: forked workers hold what tells its end to the shipper.
+            self.close_loaders()
         return "interrupted" if self.run.stopped else "completed"
 
-    def close(self) -> None:
-        """End the workers and close the journal."""
+    def close_loaders(self) -> None:
+        """End the workers."""
         self.batches.close()
         for evaluator in self.evaluators:
             evaluator.close()
+
+    def close(self) -> None:
+        """End the workers and close the journal."""
+        self.close_loaders()
         self.objects.close()
         self.journal.close()
 
@@ -130,11 +138,13 @@ def assemble(
         objects,
         batches,
         metrics,
-        engine.state.metrics,
+        {"train": engine.state.metrics}
+        | {evaluator.name: evaluator.engine.state.metrics for evaluator in evaluators},
         journal,
         on_nan=settings.on_nan,
         extra={
             "arguments": opened.record.arguments,
+            "learning_rate_set": _learning_rate_set(settings, opened),
             "epoch_length": length.epoch,
             "versions": opened.provenance.versions,
         },
@@ -216,23 +226,24 @@ def _restore(
                 "checkpoint: the data or the batch size changed, so this is not the run it was"
             )
         saver.restore(opened.loaded)
+        rate = _learning_rate_set(settings, opened)
+        if rate is not None and rate != opened.loaded.manifest.get("learning_rate_set"):
+            assembled.objects.set_learning_rate(rate)
     if opened.own:
         best.restore(opened.record.best, up_to=opened.iteration)
         opened.store.protected = best.iterations
-    if "learning_rate" in settings.override:
-        _override_learning_rate(assembled)
 
 
-def _override_learning_rate(assembled: Assembled) -> None:
-    """Set the new rate where the checkpoint was trained with another one, and only there.
+def _learning_rate_set(settings: Settings, opened: Opened) -> float | None:
+    """The learning rate that the optimizers were built with, or that was last put in its place.
 
-    A checkpoint made since has it, and its schedule has gone on from it.
+    It stands in each manifest, so that ``--override learning_rate`` acts once: a schedule that
+    has gone on from the new rate is not set back at each start.
     """
-    opened = assembled.opened
     rate = opened.record.arguments.get("learning_rate")
-    if rate is None:
-        raise UsageError("--override learning_rate: the run has no argument of that name")
-    if opened.loaded is None:
-        return
-    if opened.loaded.manifest.get("arguments", {}).get("learning_rate") != rate:
-        assembled.objects.set_learning_rate(float(rate))
+    if opened.loaded is None or "learning_rate" in settings.override:
+        if rate is None and "learning_rate" in settings.override:
+            raise UsageError("--override learning_rate: the run has no argument of that name")
+        return None if rate is None else float(rate)
+    before: float | None = opened.loaded.manifest.get("learning_rate_set")
+    return before

@@ -7,7 +7,7 @@ import importlib.resources
 import importlib.util
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,18 @@ from igniter.errors import UsageError
 from igniter.options import COMMAND_LINE_ONLY, Option, key
 
 PREFIX = "IGNITER_"
+
+USUAL_NAMES = {
+    "lr": "learning_rate",
+    "bs": "batch_size",
+    "epochs": "max_epochs",
+    "max_steps": "max_iterations",
+    "gpu": "device",
+    "gpus": "device",
+    "num_workers": "workers",
+    "log_interval": "log_every",
+}
+"""What other programs call a setting, too far from its name here to be seen by its letters."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +74,8 @@ def from_environment(environ: Mapping[str, str], known: Mapping[str, Option]) ->
             continue
         known_as = name[len(PREFIX) :].lower()
         if known_as not in known:
-            near = nearest(known_as, known, PREFIX)
-            print(f"warning: the variable {name} sets nothing{near}", file=sys.stderr)
+            hint = nearest(known_as, known, lambda near: PREFIX + near.upper())
+            print(f"warning: the variable {name} sets nothing{hint}", file=sys.stderr)
             continue
         option, value = known[known_as], environ[name]
         entries.append(_entry(option, _split(name, value) if option.holds_list else value, name))
@@ -87,12 +99,12 @@ def find_file(name: str) -> Path:
     return path
 
 
-def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """A clause that names the nearest known name, or nothing when none is near."""
-    match = difflib.get_close_matches(name, known, n=1)
-    if not match:
-        return ""
-    return f"; the nearest known is {prefix + match[0].upper() if prefix else repr(match[0])}"
+def nearest(name: str, known: Iterable[str], written: Callable[[str], str] = repr) -> str:
+    """A clause that names the nearest of ``known``, as ``written``; nothing when none is near."""
+    names = list(known)
+    usual = USUAL_NAMES.get(name)
+    near = [usual] if usual in names else difflib.get_close_matches(name, names, 1, cutoff=0.7)
+    return f"; the nearest known is {written(near[0])}" if near else ""
 
 
 def as_yaml(

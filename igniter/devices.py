@@ -11,23 +11,34 @@ import torch
 from igniter.errors import UsageError
 
 
-def device_named(name: str) -> torch.device:
+def device_named(name: str | torch.device) -> torch.device:
     """The device called ``name``; ``auto`` is an accelerator where there is one, else the CPU.
 
     Raises:
-        UsageError: there is no such device here.
+        UsageError: there is no such device here, or it cannot be used.
     """
     if name == "auto":
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
-        device = torch.device(name)
+        device = torch.device(str(name))
+    except RuntimeError as error:
+        raise UsageError(f"'{name}' is no device; give auto, cpu, cuda, cuda:1 or mps") from error
+    try:
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        first_line = str(error).splitlines()[0]
-        raise UsageError(
-            f"--device {name}: {first_line}; give cpu, or auto to take what there is"
-        ) from error
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {name}: {_why_not(device, error)}; give cpu or auto") from error
     return device
+
+
+def _why_not(device: torch.device, error: Exception) -> str:
+    """Why nothing can be put on ``device``: torch's own words only where it should have worked."""
+    is_built = getattr(getattr(torch.backends, device.type, None), "is_built", None)
+    if is_built is not None and not is_built():
+        return f"this torch has no {device.type.upper()}"
+    device_count = getattr(getattr(torch, device.type, None), "device_count", None)
+    if device_count is None or (device.index or 0) >= device_count():
+        return f"this machine has no {device}"
+    return str(error).splitlines()[0]
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

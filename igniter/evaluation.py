@@ -52,7 +52,6 @@ class Evaluator:
             metrics=self._metrics,
             after_iteration=self._look_up,
         )
-        self.engine.state.metrics = {}
         # Before any handler of the user's, which then finds the values in engine.state.metrics.
         self.engine.add_event_handler(Events.EPOCH_COMPLETED, self._compute)
         self.engine.add_event_handler(Events.COMPLETED, self._compute)
@@ -78,7 +77,7 @@ class Evaluator:
         self._computed = False
         for metric in self._metrics:
             metric.reset()
-        self.engine.state.metrics = {}
+        self.engine.state.metrics.clear()
         self.engine.stage = iteration
         self._batches.seek(iteration)
         self.engine.state.max_epochs = None

@@ -10,9 +10,34 @@ from typing import Any
 
 from igniter.errors import UsageError
 from igniter.intervals import Interval, parse_interval
+from igniter.options import COMMAND_LINE_ONLY
+from igniter.settings import RESUME_MODES
 
 _SWITCH: dict[str, Any] = {"action": argparse.BooleanOptionalAction, "default": False}
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+
+_UNSET = {
+    "max_iterations": "no limit",
+    "epoch_length": "the length of the loader",
+    "eval_batch_size": "--batch-size",
+    "output_dir": "output/SCRIPT-IDENTITY",
+    "checkpoint_dir": "OUTPUT_DIR/checkpoints",
+    "model_dir": "OUTPUT_DIR/model",
+    "mlflow_tracking_uri": "MLFLOW_TRACKING_URI, or sqlite:///mlflow.db in the working directory",
+    "mlflow_experiment_name": "MLFLOW_EXPERIMENT_NAME, or the script's name",
+    "mlflow_run_name": "the name of the run's directory",
+}
+"""What happens where the default is None, by dest; nothing, where there is no entry."""
+
+
+def default_in_words(action: argparse.Action) -> str:
+    """A default as the help shows it; worked out late, since a script can change defaults."""
+    default = action.default
+    if default is None or (isinstance(default, list) and not default):
+        return _UNSET.get(action.dest, "none")
+    if isinstance(default, bool) and action.nargs == 0:
+        return "on" if default else "off"
+    return str(default)
 
 
 def interval_type(*, allow_time: bool) -> Callable[[str], Interval]:
@@ -62,15 +87,30 @@ def signal_names(text: str) -> str:
     """
     if text.strip().lower() == "none":
         return "none"
-    names = [part.strip().upper() for part in text.split(",")]
-    names = [name if name.startswith("SIG") else f"SIG{name}" for name in names]
-    for name in names:
+    names = []
+    for part in text.split(","):
+        name = f"SIG{part.strip().upper().removeprefix('SIG')}"
         if name not in STOP_SIGNALS:
             raise argparse.ArgumentTypeError(
-                f"'{text}': {name} is not one of {', '.join(STOP_SIGNALS)}; "
+                f"'{part.strip()}' is not one of {', '.join(STOP_SIGNALS)}; "
                 "give some with commas between them, or none"
             )
+        names.append(name)
     return ",".join(dict.fromkeys(names))
+
+
+def resume_from(text: str) -> str:
+    """An argparse type that reads one of ``RESUME_MODES``, or the path of a checkpoint.
+
+    A path with a directory in it need not exist: a run begun from a checkpoint goes on by the
+    same command after that checkpoint is gone.
+    """
+    if text not in RESUME_MODES and Path(text).name == text and not Path(text).exists():
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is neither {', '.join(RESUME_MODES[:-1])} or {RESUME_MODES[-1]}, "
+            "nor a checkpoint's directory"
+        )
+    return text
 
 
 class _BarSwitch(argparse.BooleanOptionalAction):
@@ -88,17 +128,17 @@ class _BarSwitch(argparse.BooleanOptionalAction):
 
 
 class _Group:
-    """One titled group of the help, whose every line ends with the default."""
+    """One titled group of the help, where each setting's text ends with the default."""
 
     def __init__(self, parser: argparse.ArgumentParser, title: str) -> None:
         self._group = parser.add_argument_group(title)
 
-    def add(self, name: str, text: str, *others: str, unset: str = "", **options: Any) -> None:
-        """Add a flag; ``unset`` says what happens where no default is a value."""
-        shown = unset or "%(default)s"
+    def add(self, name: str, text: str, *others: str, **options: Any) -> None:
+        """Add a flag, with its default in its help."""
         action = self._group.add_argument(name, *others, **options)
+        sets_nothing = action.dest in COMMAND_LINE_ONLY
         # Set afterwards: Python 3.10 adds a default of its own to a switch's help.
-        action.help = f"{text} (default: {shown})"
+        action.help = text if sets_nothing else f"{text} (default: %(default)s)"
 
     def add_hidden(self, *names: str, **options: Any) -> None:
         """Let pytorch-igniter's names set what a flag above sets, without a line in the help."""
@@ -120,10 +160,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_training(add: Callable[..., None]) -> None:
     count: dict[str, Any] = {"type": whole_number(1), "metavar": "N"}
     add("--max-epochs", "train for N epochs in all", default=10, **count)
-    add("--max-iterations", "end after N iterations at the latest", unset="no limit", **count)
-    add("--epoch-length", "iterations in an epoch", unset="the length of the loader", **count)
+    add("--max-iterations", "end after N iterations at the latest", **count)
+    add("--epoch-length", "iterations in an epoch", **count)
     add("--batch-size", "samples in a batch", default=64, **count)
-    add("--learning-rate", "of the optimizer", type=learning_rate, default=1e-3, metavar="RATE")
+    rate = "learning rate of the optimizer"
+    add("--learning-rate", rate, type=learning_rate, default=1e-3, metavar="RATE")
     add("--seed", "seed of everything random", type=whole_number(0), default=0, metavar="N")
     add("--deterministic", "use deterministic kernels only; may be slower", **_SWITCH)
     add("--device", "auto, cpu, cuda, cuda:1, mps …", default="auto", metavar="NAME")
@@ -138,20 +179,18 @@ def _add_training(add: Callable[..., None]) -> None:
 
 def _add_run_and_files(add: Callable[..., None]) -> None:
     directory: dict[str, Any] = {"type": Path, "metavar": "DIR"}
-    add("--output-dir", "the run's directory", unset="output/SCRIPT-IDENTITY", **directory)
-    checkpoints = "OUTPUT_DIR/checkpoints"
-    add("--checkpoint-dir", "where checkpoints are kept", unset=checkpoints, **directory)
-    model = "where the exported model is put"
-    add("--model-dir", model, unset="OUTPUT_DIR/model", **directory)
+    add("--output-dir", "the run's directory", **directory)
+    add("--checkpoint-dir", "where checkpoints are kept", **directory)
+    add("--model-dir", "where the exported model is put", **directory)
     resume = (
         "auto: go on from the newest checkpoint, if any; always: also when arguments that shape "
         "the result have changed; never: start afresh and set the old run aside; must: fail when "
         "there is no checkpoint; or the PATH of a checkpoint"
     )
-    add("--resume", resume, default="auto", metavar="HOW")
+    add("--resume", resume, type=resume_from, default="auto", metavar="HOW")
     override = "after a resume, set the new value of learning_rate in the optimizers; repeatable"
     names = ("learning_rate",)
-    add("--override", override, unset="none", action="append", choices=names, default=[])
+    add("--override", override, action="append", choices=names, default=[])
     add("--strict", "refuse to resume with another script, commit or version", **_SWITCH)
     add("--break-lock", "take over a run that another host seems to hold", **_SWITCH)
 
@@ -163,9 +202,9 @@ def _add_saving(group: _Group) -> None:
     group.add_hidden("--save-event", dest="save_every", **every)
     group.add("--keep-last", "keep the N newest checkpoints", "--n-saved", default=3, **count)
     multiples = "keep for ever each checkpoint at a multiple of N iterations"
-    group.add("--keep-every", multiples, unset="none", **count)
+    group.add("--keep-every", multiples, **count)
     metric = "keep the best checkpoints by this metric too, such as eval/accuracy"
-    group.add("--best-metric", metric, unset="none", metavar="NAME")
+    group.add("--best-metric", metric, metavar="NAME")
     group.add("--best-mode", "which value is better", choices=("max", "min"), default="max")
     best = "keep the N best checkpoints, where there is a --best-metric"
     group.add("--keep-best", best, default=1, **count)
@@ -177,7 +216,7 @@ def _add_evaluation_and_output(group: _Group) -> None:
     group.add("--eval-every", "when to evaluate", default="1 epoch", **every)
     group.add_hidden("--eval-event", dest="eval_every", **every)
     size: dict[str, Any] = {"type": whole_number(1), "metavar": "N"}
-    group.add("--eval-batch-size", "samples in a batch of evaluation", unset="--batch-size", **size)
+    group.add("--eval-batch-size", "samples in a batch of evaluation", **size)
     group.add("--log-every", "when to log metrics", default="100 iterations", **every)
     group.add_hidden("--train-log-event", "--eval-log-event", dest="log_every", **every)
     group.add("--print-every", "when to print a line", default="1 epoch, 1 minute", **timed)
@@ -191,16 +230,11 @@ def _add_evaluation_and_output(group: _Group) -> None:
 def _add_tracking(add: Callable[..., None]) -> None:
     boolean = argparse.BooleanOptionalAction
     add("--mlflow", "track the run with MLflow", action=boolean, default=True)
-    store = "MLFLOW_TRACKING_URI, or sqlite:///mlflow.db in the working directory"
-    add("--mlflow-tracking-uri", "where runs are tracked", unset=store, metavar="URI")
-    experiment = "MLFLOW_EXPERIMENT_NAME, or the script's name"
-    add(
-        "--mlflow-experiment-name", "experiment to put the run in", unset=experiment, metavar="NAME"
-    )
-    run = "the name of the run's directory"
-    add("--mlflow-run-name", "what to call the run", unset=run, metavar="NAME")
+    add("--mlflow-tracking-uri", "where runs are tracked", metavar="URI")
+    add("--mlflow-experiment-name", "experiment to put the run in", metavar="NAME")
+    add("--mlflow-run-name", "what to call the run", metavar="NAME")
     user = "user name; the password is read from MLFLOW_TRACKING_PASSWORD alone"
-    add("--mlflow-tracking-username", user, unset="none", metavar="NAME")
+    add("--mlflow-tracking-username", user, metavar="NAME")
 
 
 def _add_configuration(add: Callable[..., None]) -> None:
@@ -208,6 +242,6 @@ def _add_configuration(add: Callable[..., None]) -> None:
         "read settings from a YAML file or a preset (debug, preemptible, reproducible); "
         "repeatable, later ones win; IGNITER_* variables win over them and flags over all"
     )
-    add("--config", config, unset="none", action="append", default=[], metavar="NAME")
+    add("--config", config, action="append", default=[], metavar="NAME")
     show = "print every setting and where it came from, as YAML for --config, and exit"
     add("--print-config", show, action="store_true")

@@ -108,11 +108,12 @@ _EVENTS = {
     "EPOCH_COMPLETED": Unit.EPOCH,
     "COMPLETED": Unit.END,
 }
+_OPTIONS = ("every", "once")
 _EVENT_NAMES = {unit: name for name, unit in _EVENTS.items()}
 
 _COUNT = re.compile(r"(?P<count>-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*(?P<unit>[a-z]*)", re.IGNORECASE)
 _EVENT = re.compile(
-    r"(?:Events\.)?(?P<event>[A-Z]+(?:_[A-Z]+)*)(?:\(\s*(?P<how>every|once)\s*=\s*(?P<n>-?\d+)\s*\))?"
+    r"(?:Events\.)?(?P<event>[A-Z]+(?:_[A-Z]+)*)(?:\(\s*(?P<how>\w+)\s*=\s*(?P<n>-?\d+)\s*\))?"
 )
 
 
@@ -172,6 +173,8 @@ def _event(text: str, name: str, how: str | None, number: str | None) -> Term:
         if how is not None:
             raise _unreadable(text, "COMPLETED happens once and takes no count")
         return END
+    if how is not None and how not in _OPTIONS:
+        raise _unreadable(text, f"unknown option '{how}'{_nearest(how, _OPTIONS)}")
     count = int(number or 1)
     if count < 1:
         raise _unreadable(text, "the count must be above 0")

@@ -82,8 +82,8 @@ def _open_closed_streams() -> None:
     # Not over descriptors 1 and 2: the script may have opened files of its own on them by now.
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            nowhere = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115: until the end
-            setattr(sys, name, nowhere)
+            stream = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+            setattr(sys, name, stream)
 
 
 def _seed(args: argparse.Namespace) -> None:

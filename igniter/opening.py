@@ -212,5 +212,5 @@ def begin_attempt(opened: Opened, total: int) -> None:
 
 
 def utc_now() -> str:
-    """The time, ISO-8601 in UTC, to the second."""
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    """The time, ISO-8601 in UTC, to the millisecond."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")

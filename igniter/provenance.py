@@ -9,7 +9,7 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +19,8 @@ from igniter._version import __version__
 from igniter.secrets import mask_argv
 
 _GIT_TIMEOUT = 5.0
+# What --resume may say each time. "never" and a checkpoint's path are meant for one start.
+_LASTING = ("auto", "always", "must")
 _DISTRIBUTIONS = {"torch": "torch", "numpy": "numpy", "ignite": "pytorch-ignite"}
 
 
@@ -46,8 +48,9 @@ class Recorded(Protocol):
 class Provenance:
     """Where and from what one attempt runs. What could not be found out is None.
 
-    ``command`` is the command line as it was typed and ``resume_command`` the same as one line
-    for a shell, to be given in the same directory; secrets are masked in both.
+    ``command`` is the command line as it was typed. ``resume_command`` goes on with the run: the
+    same as one line for a shell, to be given in the same directory, without what was asked for
+    that one start. Secrets are masked in both.
     """
 
     script: str | None
@@ -84,8 +87,42 @@ def collect(script: str | Path | None, argv: Sequence[str] | None = None) -> Pro
         host=socket.gethostname(),
         pid=os.getpid(),
         command=command,
-        resume_command=shlex.join(command),
+        resume_command=shlex.join(
+            without(
+                command,
+                valued=("--resume", "--override"),
+                lasting=_LASTING,
+                switches=("--break-lock",),
+            )
+        ),
     )
+
+
+def without(
+    argv: Sequence[str],
+    *,
+    valued: Collection[str],
+    lasting: Collection[str] = (),
+    switches: Collection[str] = (),
+) -> list[str]:
+    """``argv`` without the flags ``valued``, each with its value, and without ``switches``.
+
+    A flag whose value is one of ``lasting`` stays, and so does all that follows ``--``.
+    """
+    kept: list[str] = []
+    tokens = iter(argv)
+    for token in tokens:
+        if token == "--":
+            return [*kept, token, *tokens]
+        flag, equals, value = token.partition("=")
+        words = [token]
+        if flag in valued and not equals:
+            value = next(tokens, "")
+            words.append(value)
+        dropped = flag in switches or (flag in valued and value not in lasting)
+        if not dropped:
+            kept += words
+    return kept
 
 
 def drift(old: Recorded, new: Recorded) -> list[str]:

@@ -54,6 +54,7 @@ class TrainingRun:
         self.engine = engine
         self.parts = parts
         self.stopped = False
+        self._completed = False
         self._follow_on_start = False
         self._wake_iteration: float = 0
         self._wake_time = 0.0
@@ -84,6 +85,9 @@ class TrainingRun:
             self.engine.fire_event(Events.STARTED)
             if not self.stopped:
                 self.engine.fire_event(Events.COMPLETED)
+        if not (self.stopped or self._completed):
+            # A handler ended the run in a way that leaves COMPLETED out.
+            self._complete()
 
     def after_iteration(self) -> None:
         """The safe point. Where nothing is due it costs a look at the clock and comparisons."""
@@ -180,6 +184,7 @@ class TrainingRun:
 
     def _complete(self) -> None:
         """Save what holds after all that follows, before the user's handlers of COMPLETED."""
+        self._completed = True
         iteration = self.engine.done
         snapshot = self.parts.saver.snapshot(iteration, self.parts.length.epoch_of(iteration))
         self._commit(snapshot, "completed", final=True, required=True)

@@ -44,7 +44,7 @@ class Saver:
     """Takes snapshots of a run and commits them.
 
     Args:
-        values: the trainer's ``state.metrics``, which handlers may read at any time.
+        values: each engine's ``state.metrics``, which handlers may read at any time.
         on_nan: whether a state that is not finite stops the run or is only left unsaved.
         extra: more entries for each manifest.
         last_good: the newest checkpoint there is, None before the first.
@@ -56,7 +56,7 @@ class Saver:
         objects: SavedObjects,
         batches: Batches,
         metrics: Mapping[str, Accumulated],
-        values: dict[str, Any],
+        values: Mapping[str, dict[str, Any]],
         journal: Journal,
         *,
         on_nan: OnNan,
@@ -85,7 +85,10 @@ class Saver:
             {
                 "loader": self._batches.state_dict(),
                 "metrics": {name: metric.state_dict() for name, metric in self._metrics.items()},
-                "values": {n: v for n, v in self._values.items() if is_storable(v)},
+                "values": {
+                    engine: {name: value for name, value in values.items() if is_storable(value)}
+                    for engine, values in self._values.items()
+                },
                 "modes": self._objects.modes(),
                 "gradients": self._objects.gradients(),
             },
@@ -146,7 +149,9 @@ class Saver:
         self._batches.load_state_dict(rank_state["loader"])
         self._objects.restore_modes(rank_state["modes"])
         self._objects.restore_gradients(rank_state["gradients"])
-        self._values.update(rank_state["values"])
+        for engine, values in rank_state["values"].items():
+            if engine in self._values:
+                self._values[engine].update(values)
         for name, state in rank_state["metrics"].items():
             if name in self._metrics:
                 self._metrics[name].load_state_dict(state)

@@ -21,21 +21,21 @@ _SECRET = re.compile(
     """,
     re.VERBOSE,
 )
-_USER_INFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^/\s]*@")
+_USER_INFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,30}://)[^/\s]*@")
 # name=value in a URI, a connection string or an object's repr; "name": value in JSON or a dict's
 # repr. The quotes are escaped in JSON within JSON. Prose ("the password: it is …") is neither.
 _NAME = re.compile(
     r"""
     (?:
-        (?:^|(?<=[?&;\#\s,(\[{<"']))(?P<name>[\w.-]+)=
-        | (?P<quote>\\*["'])(?P<key>[\w.-]+)(?P=quote)\s*:\s*
+        (?<![\w./-])(?P<name>[\w.-]+)=
+        | (?P<quote>\\*["'])(?P<key>[\w. -]+)(?P=quote)\s*:\s*
     )
-    (?!(?:None|null)\b)(?=\S)
+    (?!(?:None|null)\b|[&;\#\s,)\]}]|$)
     """,
     re.VERBOSE,
 )
 # Where it is not closed, or closed by what looks escaped, it goes on: better than to show a part.
-_QUOTED = re.compile(r"""(?P<quote>\\*["']).*?(?<!\\)(?:(?P=quote)|$)""", re.DOTALL)
+_QUOTED = re.compile(r"""[bru]{0,2}(?P<quote>\\*["']).*?(?<!\\)(?:(?P=quote)|$)""", re.DOTALL)
 _END = re.compile(r"""[&;\#\s]|,(?=["'])|[)\]}>,"']+(?=\s|$)""")
 _FLAG = re.compile(r"(?P<name>-{1,2}(?:[A-Za-z_][\w.-]*)?)(?P<equals>$|=)")
 

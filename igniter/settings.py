@@ -32,7 +32,7 @@ _CHOICES = {
     "best_mode": ("max", "min"),
     "progress": ("auto", "bar", "plain", "json", "none"),
 }
-_RESUME_MODES = ("auto", "always", "never", "must")
+RESUME_MODES = ("auto", "always", "never", "must")
 _OVERRIDES = ("learning_rate",)
 
 
@@ -186,10 +186,10 @@ def _mode_or_path(value: Any) -> str:
     if isinstance(value, os.PathLike):
         return str(Path(value).absolute())
     if isinstance(value, str) and (
-        value in _RESUME_MODES or os.sep in value or (value and Path(value).exists())
+        value in RESUME_MODES or os.sep in value or (value and Path(value).exists())
     ):
         return value
     raise UsageError(
-        f"resume is {value!r}; it must be {', '.join(_RESUME_MODES)}, or the path of a checkpoint "
+        f"resume is {value!r}; it must be {', '.join(RESUME_MODES)}, or the path of a checkpoint "
         "(./NAME where it is in the working directory)"
     )

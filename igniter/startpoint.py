@@ -11,14 +11,12 @@ from igniter.errors import IdentityMismatch, NoUsableCheckpoint, RunRefused
 from igniter.identity import differences
 from igniter.provenance import Provenance, drift
 from igniter.rundir import Paths, RunRecord
-from igniter.settings import Settings
-
-_MODES = ("auto", "always", "never", "must")
+from igniter.settings import RESUME_MODES, Settings
 
 
 def origin(settings: Settings) -> str | None:
     """The checkpoint that ``--resume PATH`` names, absolute; None without one."""
-    return None if settings.resume in _MODES else str(Path(settings.resume).absolute())
+    return None if settings.resume in RESUME_MODES else str(Path(settings.resume).absolute())
 
 
 def starting_point(

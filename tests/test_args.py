@@ -7,11 +7,13 @@ import ast
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from igniter import config
 from igniter.args import Parser, build_parser, parse, train_kwargs
 from igniter.errors import UsageError
 from igniter.identity import FREE
@@ -86,14 +88,67 @@ def test_help_shows_every_flag_with_its_default(capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit) as caught:
         parse(build_parser(inputs={"train_data": "data/x"}), ["--help"], {})
     assert caught.value.code == 0
-    shown = " ".join(capsys.readouterr().out.split()).replace("- ", "-")
+    shown = " ".join(capsys.readouterr().out.split())
     for name in DEFAULTS:
         assert f"--{name.replace('_', '-')}" in shown
-    assert shown.count("(default: ") == len(DEFAULTS) + 1
+    # One more for the input, one less for --print-config, which sets nothing.
+    assert shown.count("(default: ") == len(DEFAULTS)
+    assert "as YAML for --config, and exit INTERVAL is" in shown
     assert "--train-data PATH path of train_data (default: data/x)" in shown
     titles = ["Inputs:", "Training:", "Run and files:", "Saving:", "Evaluation and output:"]
     for title in [*titles, "Tracking:", "Configuration:"]:
         assert title in shown
+
+
+def help_text(arguments: Callable[[Parser], object] | None = None) -> str:
+    """The help, on one line."""
+    return " ".join(build_parser(arguments=arguments).format_help().split())
+
+
+def test_help_shows_the_defaults_of_the_script() -> None:
+    """A default that the script changes is the one that is shown."""
+
+    def arguments(parser: Parser) -> None:
+        parser.set_defaults(best_metric="eval/50%", mlflow=False, strict=True, max_iterations=7)
+
+    shown, unchanged = help_text(arguments), help_text()
+    for changed in (
+        "such as eval/accuracy (default: eval/50%)",
+        "track the run with MLflow (default: off)",
+        "commit or version (default: on)",
+        "at the latest (default: 7)",
+    ):
+        assert changed in shown
+        assert changed not in unchanged
+    assert "such as eval/accuracy (default: none)" in unchanged
+    assert "track the run with MLflow (default: on)" in unchanged
+    assert "at the latest (default: no limit)" in unchanged
+
+
+def test_help_of_own_arguments() -> None:
+    """A script's own help keeps its words; a default in it is shown like igniter's."""
+
+    def arguments(parser: Parser) -> None:
+        parser.add_argument("--fast", action="store_true", help="be fast (%(default)s)")
+        parser.add_argument("--rate", default=0.25, help="the\n    rate is %(default).3f")
+        parser.add_argument("--plain", default=1)
+
+    shown = help_text(arguments)
+    assert "--fast be fast (off)" in shown
+    assert "--rate RATE the rate is 0.250" in shown
+    assert "--plain PLAIN Training:" in shown
+
+
+@pytest.mark.parametrize("columns", ["80", "50"])
+def test_help_fits_the_terminal(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The epilog says what an INTERVAL may be, in paragraphs; no line ends inside a name."""
+    monkeypatch.setenv("COLUMNS", columns)
+    text = build_parser(description="Own.\n\nTwo.").format_help()
+    assert "Own.\n\nTwo.\n" in text
+    assert '\n\nINTERVAL is "500 iterations", ' in text
+    assert "\n\nEvery flag can also" in text
+    assert max(map(len, text.splitlines())) < int(columns)
+    assert not [line for line in text.splitlines() if line.endswith("-")]
 
 
 @pytest.mark.parametrize(
@@ -160,12 +215,19 @@ def test_own_switches() -> None:
         (["--learning-rate", "nan"], "'nan' is not a number of at least 0"),
         (["--save-every", "5 lightyears"], "unknown unit 'lightyears'"),
         (["--eval-every", "5 minutes"], "'5 minutes' is a time"),
-        (["--stop-signals", "SIGINT,SIGKILL"], "SIGKILL is not one of SIGINT, SIGTERM"),
+        (["--stop-signals", "SIGINT,SIGKILL"], "'SIGKILL' is not one of SIGINT, SIGTERM"),
+        (["--stop-signals", "int, FOO"], "'FOO' is not one of SIGINT, SIGTERM"),
+        (["--resume", "maybe"], "'maybe' is neither auto, always, never or must, nor a checkpoint"),
         (["--override", "momentum"], "invalid choice: 'momentum'"),
         (["--mlflow=maybe"], "maybe"),
         (["--batch", "5"], "unrecognized arguments: --batch 5"),
         (["--bacth-size=5"], "--bacth-size=5; the nearest known is '--batch-size'"),
-        (["stray"], "unrecognized arguments: stray"),
+        (["--lr", "0.1"], "unrecognized arguments: --lr 0.1; the nearest known is '--learning-r"),
+        (["--epochs=5"], "the nearest known is '--max-epochs'"),
+        (["--gpus", "2"], "the nearest known is '--device'"),
+        (["--hlep"], "the nearest known is '--help'"),
+        (["--momentum", "2"], "unrecognized arguments: --momentum 2\n"),
+        (["stray"], "unrecognized arguments: stray\n"),
     ],
 )
 def test_refusals(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,6 +236,22 @@ def test_refusals(argv: list[str], message: str, capsys: pytest.CaptureFixture[s
     assert message in text
     assert text.startswith("usage: ")
     assert len(text.splitlines()) == 2
+
+
+def test_resume_from_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path is taken; one with a directory in it also when the checkpoint is gone by now."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    for path in ("here", "other/run/checkpoints/iteration-5"):
+        assert read("--resume", path).resume == path
+
+
+def test_usual_names_lead_to_flags() -> None:
+    """Each name that other programs use leads to a name that igniter has, and is none itself."""
+    known = build_parser().options()
+    for usual, name in config.USUAL_NAMES.items():
+        assert name in known
+        assert usual not in known
 
 
 def test_train_kwargs_are_the_arguments_of_train() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import pytest
 
 from igniter import cli
 from igniter.checkpoint import manifest
+from igniter.cli import ui
 from igniter.lock import RunLock
 from igniter.rundir import Paths, RunRecord
 from igniter.tracking.journal import Journal
@@ -48,17 +51,18 @@ def make_run(root: Path, status: Any = "completed", **changes: Any) -> Paths:
         best={"metric": "eval/accuracy", "value": 0.97, "iteration": 1000},
         tracking={"uri": f"sqlite:///{root.parent}/mlflow.db", "experiment_name": "digits"},
     )
-    for start in ("2026-11-21T10:00:00+00:00", "2026-11-21T11:00:00+00:00"):
+    starts = ("2026-11-21T10:00:00.123+00:00", "2026-11-21T11:00:00.123+00:00")
+    for start, done in zip(starts, (0, 62), strict=True):
         record.begin_attempt(
             start=start,
             host=socket.gethostname(),
             pid=1,
-            from_iteration=0,
+            from_iteration=done,
             command=["train.py"],
             resume_command="python train.py --learning-rate 0.001",
         )
     if status != "running":
-        record.end_attempt(status, end="2026-11-21T12:00:00+00:00", reason="SIGTERM")
+        record.end_attempt(status, end="2026-11-21T12:00:00.123+00:00", reason="SIGTERM")
     for name, value in changes.items():
         setattr(record, name, value)
     record.save(paths.run_yaml)
@@ -113,19 +117,71 @@ def test_looking_loads_neither_torch_nor_mlflow(place: Path, argv: list[str]) ->
     assert done.stdout.splitlines()[-1] == "[] 0"
 
 
-def test_the_list_is_aligned_and_fits(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each run has its line: columns begin where their headings do, within 100 characters."""
-    metrics = {f"eval/metric{number}": 0.5 for number in range(9)}
-    make_checkpoint(make_run(place / "output" / "digits"), 1000)
-    make_run(place / "output" / "second" / "deeper", "failed", metrics=metrics)
+def set_activity(paths: Paths, seconds: float) -> None:
+    """Let the run have written last at ``seconds`` since 1970."""
+    os.utime(paths.run_yaml, (seconds, seconds))
+
+
+def test_the_list_is_aligned_and_newest_first(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each run has its line, the last to have been active first, under the headings."""
+    older = make_run(place / "output" / "digits")
+    make_checkpoint(older, 1000)
+    newer = make_run(place / "output" / "second" / "deeper", "failed")
+    set_activity(older, 1000)
+    set_activity(newer, 2000)
     code, out, _ = run_in_process(capsys, "runs")
     assert code == 0
     heading, first, second = out.splitlines()
-    assert first.split()[:6] == ["output/digits", "completed", "1200/5000", "3", "2", "1"]
-    assert "train/loss 0.1235  eva" in first
-    assert second.startswith("output/second/deeper  failed")
-    assert heading.index("STATUS") == first.index("completed") == second.index("failed")
-    assert max(map(len, out.splitlines())) <= 100
+    assert second.split()[:6] == ["output/digits", "completed", "1200/5000", "3", "2", "1"]
+    assert first.startswith("output/second/deeper  failed")
+    assert heading.index("STATUS") == first.index("failed") == second.index("completed")
+    set_activity(older, 3000)
+    _, out, _ = run_in_process(capsys, "runs")
+    assert out.splitlines()[1:] != [first, second]
+    assert out.splitlines()[1].startswith("output/digits")
+
+
+def test_the_list_fits_the_terminal_and_is_whole_in_a_pipe(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines are cut to a terminal's width, whatever it is, and nowhere else."""
+    make_run(place / "output" / ("long" * 30))
+    monkeypatch.setenv("COLUMNS", "70")
+    _, out, _ = run_in_process(capsys, "runs")
+    assert "eval/accuracy 0.97" in out
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    for columns in (70, 110):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        _, out, _ = run_in_process(capsys, "runs")
+        assert {len(line) for line in out.splitlines() if line.endswith("…")} == {columns}
+        assert max(map(len, out.splitlines())) == columns
+
+
+@pytest.mark.parametrize(
+    ("followed", "metrics", "shown"),
+    [
+        ("test/f1", {"train/loss": 0.123456, "eval/loss": 2.0, "test/f1": 3.0}, "test/f1 3"),
+        (None, {"train/loss": 0.123456, "eval/loss": 2.0, "test/f1": 3.0}, "eval/loss 2"),
+        (None, {"train/accuracy": 1.0, "train/loss": 0.123456}, "train/loss 0.1235"),
+        (None, {"train/accuracy": 1.0}, "train/accuracy 1"),
+        ("eval/f1", {}, ""),
+    ],
+)
+def test_the_list_shows_the_metric_that_tells_most(
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
+    followed: str | None,
+    metrics: dict[str, float],
+    shown: str,
+) -> None:
+    """One value a run: the metric that it follows, else an evaluation's first, else the loss."""
+    parameters = {"best_metric": followed}
+    make_run(place / "output" / "digits", best=None, metrics=metrics, parameters=parameters)
+    _, out, _ = run_in_process(capsys, "runs")
+    heading, line = out.splitlines()
+    assert line[heading.index("METRIC") :] == shown
 
 
 def test_a_killed_run_is_told_from_a_live_one(
@@ -134,14 +190,19 @@ def test_a_killed_run_is_told_from_a_live_one(
     """Recorded as running, a run is so only while a process holds its lock."""
     paths = make_run(place / "output" / "digits", "running")
     _, out, _ = run_in_process(capsys, "runs")
-    assert "stopped (killed)" in out
+    assert out.splitlines()[1].split()[1] == "killed"
     _, out, _ = run_in_process(capsys, "show", "digits")
-    assert out.splitlines()[0].endswith("stopped (killed)")
+    assert out.splitlines()[0].endswith(": killed")
     assert out.count("killed") == 3
+    assert " 63–1200 " in out
+    assert "to resume it" in out
     with RunLock.acquire(paths.lock):
         _, out, _ = run_in_process(capsys, "runs")
+        _, shown, _ = run_in_process(capsys, "show", "digits")
     assert "running" in out
     assert "killed" not in out
+    assert " 63–  " in shown
+    assert "to resume it" not in shown
 
 
 def test_the_list_as_json(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,7 +258,79 @@ def test_show_says_all_of_a_run(place: Path, capsys: pytest.CaptureFixture[str])
         "SIGTERM",
     ):
         assert text in out
-    assert out.splitlines()[-1] == "  python train.py --learning-rate 0.001"
+    assert [line.split()[3] for line in out.splitlines() if "2026-11-21T1" in line] == [
+        "1–62",
+        "63–1200",
+    ]
+    best = [line for line in out.splitlines() if line.endswith("  best")]
+    assert [line.split()[0] for line in best] == ["iteration-00001000"]
+    assert out.splitlines()[-2:] == ["to resume it:", "  python train.py --learning-rate 0.001"]
+
+
+def test_show_writes_values_as_people_do(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Arguments are not shown as Python, and a value of a metric has four digits."""
+    best = {"metric": "eval/accuracy", "value": 2 / 3, "iteration": 1000}
+    arguments = {"epoch_length": None, "cache": True, "sizes": [1, None], "name": "it's"}
+    make_run(place / "output" / "digits", arguments=arguments, best=best)
+    _, out, _ = run_in_process(capsys, "show", "digits")
+    assert "eval/accuracy 0.6667 at iteration 1000" in out
+    for text in ("epoch_length = –", "cache = true", "sizes = [1, null]", "name = it's"):
+        assert f"  {text}\n" in out
+
+
+def end_of_show(capsys: pytest.CaptureFixture[str], paths: Paths, command: str) -> list[str]:
+    """What ``show`` says after the heading of the command that goes on with the run."""
+    record = RunRecord.load(paths.run_yaml)
+    record.attempts[-1] = dataclasses.replace(record.attempts[-1], resume_command=command)
+    record.save(paths.run_yaml)
+    _, out, _ = run_in_process(capsys, "show", "digits")
+    heading, *lines = out.rpartition("\n\n")[2].splitlines()
+    assert heading.startswith("to ")
+    return lines
+
+
+def test_show_says_how_to_train_on(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command of a completed run is one that trains: it asks for more than the run has done."""
+    paths = make_run(place / "output" / "digits", parameters={"max_epochs": 5})
+    for command, longer in (
+        ("python train.py", "python train.py --max-epochs 6"),
+        ("python train.py --max-epochs 5 --lr 1", "python train.py --lr 1 --max-epochs 6"),
+        ("python train.py --max-iterations=9 -- x", "python train.py --max-epochs 6 -- x"),
+    ):
+        assert end_of_show(capsys, paths, command) == [f"  {longer}"]
+
+
+def test_show_without_max_epochs_says_what_to_change(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A program that does not have igniter's flags gets its own command."""
+    paths = make_run(place / "output" / "digits")
+    assert end_of_show(capsys, paths, "python train.py") == ["  python train.py"]
+
+
+def test_show_asks_for_what_it_masks(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A command with a masked secret does not run as it stands, and is not said to."""
+    paths = make_run(place / "output" / "digits", "interrupted")
+    command = "python train.py --api-token '***'"
+    note = "  (put the values in for ***)"
+    assert end_of_show(capsys, paths, command) == [f"  {command}", note]
+
+
+def test_show_tells_an_attempt_of_which_nothing_was_kept(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed before its first checkpoint: none; gone back behind: the end is not known."""
+    paths = make_run(place / "output" / "digits")
+    for first, second, spans in ((0, 0, ["none", "1–1200"]), (62, 20, ["63–", "21–1200"])):
+        record = RunRecord.load(paths.run_yaml)
+        record.attempts = [
+            dataclasses.replace(attempt, from_iteration=done)
+            for attempt, done in zip(record.attempts, (first, second), strict=True)
+        ]
+        record.save(paths.run_yaml)
+        _, out, _ = run_in_process(capsys, "show", "digits")
+        lines = [line for line in out.splitlines() if "2026-11-21T1" in line]
+        assert [line.split()[3] for line in lines] == spans
 
 
 def test_show_verifies_on_request(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -220,6 +353,24 @@ def test_show_verifies_on_request(place: Path, capsys: pytest.CaptureFixture[str
     assert str(damaged) in str(place / unsound["damage"])
 
 
+def test_a_part_of_a_name_is_enough(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run is found by the end of its name, or by any part that no other has."""
+    make_run(place / "output" / "train-513da64c")
+    make_run(place / "output" / "train-513da64c.old-20261121-100000")
+    make_run(place / "output" / "other-99" / "fold-1")
+    for name, found in (
+        ("513da64c", "train-513da64c"),
+        (".old", "train-513da64c.old-20261121-100000"),
+        ("99", "other-99/fold-1"),
+    ):
+        code, out, _ = run_in_process(capsys, "show", name)
+        assert code == 0
+        assert out.startswith(f"output/{found}: completed\n")
+    code, _, err = run_in_process(capsys, "show", "513")
+    assert code == 2
+    assert "several runs: output/train-513da64c, output/train-513da64c.old-" in err
+
+
 def test_an_unknown_run_gets_the_nearest_name(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -227,7 +378,7 @@ def test_an_unknown_run_gets_the_nearest_name(
     make_run(place / "output" / "digits")
     code, out, err = run_in_process(capsys, "show", "output/digit")
     assert (code, out) == (2, "")
-    assert "did you mean output/digits?" in err
+    assert err == "igniter: no run called output/digit; did you mean output/digits?\n"
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(place: Path) -> None:
@@ -260,6 +411,7 @@ def test_ui_without_a_database_says_how_one_comes_to_be(
 def test_ui_becomes_a_small_server(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One worker, no job processes, no telemetry, the database in the environment."""
     (place / "mlflow.db").touch()
+    monkeypatch.setattr(ui, "_check_free", lambda port: None)  # another test's server may be there
     called: list[Any] = []
 
     def execve(*args: Any) -> None:
@@ -275,6 +427,46 @@ def test_ui_becomes_a_small_server(place: Path, monkeypatch: pytest.MonkeyPatch)
     assert environ["MLFLOW_BACKEND_STORE_URI"] == f"sqlite:///{place}/mlflow.db"
     assert environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
     assert environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+def test_ui_refuses_a_port_that_cannot_be_had(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A busy port is said to be so at once, with what to do, as is one that does not exist."""
+    (place / "mlflow.db").touch()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert run_in_process(capsys, "ui", "--port", str(port)) == (
+            2,
+            "",
+            f"igniter: port {port} is in use; choose another with --port\n",
+        )
+    assert run_in_process(capsys, "ui", "--port", "65536")[0] == 2
+
+
+def test_ui_ends_at_ctrl_c(place: Path) -> None:
+    """The server is stopped without a traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    (place / "mlflow.db").touch()
+    code = "import sys, igniter.cli; sys.exit(igniter.cli.main(sys.argv[1:]))"
+    served = subprocess.Popen(
+        [sys.executable, "-c", code, "ui", "--port", str(port)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=ENVIRON,
+        start_new_session=True,
+    )
+    with served:
+        assert served.stdout is not None
+        said = ""
+        for line in served.stdout:
+            said += line
+            if "Uvicorn running" in line:
+                os.killpg(served.pid, signal.SIGINT)
+    assert "Uvicorn running" in said
+    assert "Traceback" not in said
 
 
 def test_sync_sends_each_run_and_can_be_repeated(place: Path) -> None:
@@ -294,7 +486,8 @@ def test_sync_sends_each_run_and_can_be_repeated(place: Path) -> None:
         lines.append(done.stdout)
     run_id = State.load(paths.tracking).destination.run_id
     assert lines == [
-        f"output/digits: {sent} values sent, 0 left, MLflow run {run_id}\n" for sent in (2, 0)
+        f"output/digits: 2 values sent, 0 left, MLflow run {run_id}\n",
+        f"output/digits: up to date (MLflow run {run_id})\n",
     ]
 
 

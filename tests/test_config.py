@@ -109,7 +109,8 @@ def test_null_is_a_default_of_none(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("\nlerning-rate: 1\n", ":2: unknown key 'lerning-rate'; the nearest known is 'learning_"),
-        ("rest: x\n", ":1: unknown key 'rest'"),
+        ("rest: x\n", ":1: unknown key 'rest'; --help lists"),
+        ("lr: 1\n", ":1: unknown key 'lr'; the nearest known is 'learning_rate'; --help lists"),
         ("seed: 1\nsave-every: 1\nsave_event: 2\n", ":3: 'save_every' is already set by "),
         ("seed: [1, 2]\n", ":1: 'seed' takes one value, not the list ['1', '2']"),
         ("fast: maybe\n", ":1: 'fast' is true or false, not 'maybe'"),

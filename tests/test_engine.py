@@ -60,9 +60,6 @@ def test_values_that_handlers_read(tmp_path: Path) -> None:
     assert_exact(tmp_path, [6], attach=attach)
 
 
-@pytest.mark.xfail(
-    reason="the evaluators' state.metrics are not in the checkpoint, the trainer's are"
-)
 def test_values_of_an_evaluation_that_handlers_read(tmp_path: Path) -> None:
     """The metrics of the last evaluation are there until the next one, also after a stop."""
 
@@ -113,38 +110,32 @@ def test_terminated_by_a_handler(tmp_path: Path) -> None:
     assert run.train() == result
 
 
-@pytest.mark.xfail(
-    reason="the run counts as completed with nothing saved after its last scheduled checkpoint, "
-    "and is 'already complete' at the next start: iterations 5 and 6 are lost"
-)
-@pytest.mark.parametrize("how", ["interrupt", "terminate"])
-def test_ended_by_a_handler_without_completion(tmp_path: Path, how: str) -> None:
-    """engine.interrupt() and terminate(skip_completed=True) lose nothing that was trained."""
+def test_ended_by_a_handler_without_completion(tmp_path: Path) -> None:
+    """engine.terminate(skip_completed=True) loses nothing that was trained."""
 
     def attach(trainer: Any, evaluator: Any, model: Any) -> None:
         def end(engine: Any) -> None:
-            if how == "interrupt":
-                engine.interrupt()
-            else:
-                engine.terminate(skip_completed=True)
+            engine.terminate(skip_completed=True)
 
         trainer.add_event_handler(Events.ITERATION_COMPLETED(once=6), end)
 
     result = Small(tmp_path, attach=attach).train()
-    assert (result.status, result.iteration) == ("interrupted", 6)
+    assert (result.status, result.iteration) == ("completed", 6)
+    assert checkpoint(tmp_path)[0] == "iteration-00000006-final"
 
 
-@pytest.mark.xfail(
-    reason="epochs are counted by division, so after terminate_epoch() a resumed run and the "
-    "straight one disagree about where epochs end; support or refuse it"
-)
-def test_epoch_ended_by_a_handler(tmp_path: Path) -> None:
-    """engine.terminate_epoch() ends as straight when the run is stopped afterwards."""
+@pytest.mark.parametrize("how", ["interrupt", "terminate_epoch"])
+def test_ways_out_that_would_lose_the_position(tmp_path: Path, how: str) -> None:
+    """ignite's ways to pause and to cut an epoch short are refused, naming what to use instead."""
 
     def attach(trainer: Any, evaluator: Any, model: Any) -> None:
-        trainer.add_event_handler(Events.ITERATION_COMPLETED(once=6), lambda e: e.terminate_epoch())
+        def end(engine: Any) -> None:
+            getattr(engine, how)()
 
-    assert_exact(tmp_path, [7], attach=attach)
+        trainer.add_event_handler(Events.ITERATION_COMPLETED(once=6), end)
+
+    with pytest.raises(UsageError, match=how):
+        Small(tmp_path, attach=attach).train()
 
 
 @pytest.mark.parametrize("setting", ["max_epochs", "max_iterations"])

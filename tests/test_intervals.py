@@ -61,6 +61,7 @@ def test_reads(text: str | int, terms: list[Term]) -> None:
         ("5 epocs", "'epocs' (nearest known: 'epochs')"),
         ("5 minute iterations", "a number and a unit"),
         ("EPOCH_STARTED", "'EPOCH_STARTED' (nearest known: 'EPOCH_COMPLETED')"),
+        ("EPOCH_COMPLETED(evry=2)", "unknown option 'evry' (nearest known: 'every')"),
         ("COMPLETED(every=2)", "takes no count"),
         ("EPOCH_COMPLETED(every=__import__('os').getpid())", "a number and a unit"),
         ("1 epoch,", "''"),

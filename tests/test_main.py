@@ -146,3 +146,55 @@ def test_closed_stdout(tmp_path: Path, body: str, unbuffered: str, code: int, wo
     assert process.returncode == code
     assert stderr.startswith(words)
     assert len(stderr.splitlines()) == (1 if words else 0)
+
+
+# Exits with 11 if the first file gets a standard stream's descriptor, or a child lacks one.
+OPENS_A_FILE = """
+import os, subprocess
+print("to stdout"), print("to stderr", file=sys.stderr), os.write(2, b"from a handler")
+with open(args.data, "w") as file:
+    descriptor = file.fileno()
+    file.write("mine")
+look = "import os; [os.fstat(number) for number in range(3)]"
+child = subprocess.run([sys.executable, "-c", look])
+sys.exit(10 if descriptor > 2 and child.returncode == 0 else 11)
+"""
+
+
+@pytest.mark.parametrize("closed", [">&- 2>&-", "<&- >&- 2>&-", "2>&-", ">&-", "<&-"])
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [(OPENS_A_FILE, 10), ("raise UsageError('x')", 2), ("raise KeyboardInterrupt", 130)],
+)
+def test_streams_closed_from_the_start(tmp_path: Path, closed: str, body: str, code: int) -> None:
+    """With closed streams exit codes hold, and no file takes their descriptors, or their words."""
+    done = run_closed(tmp_path, closed, body, HEAD + NO_SEEDING)
+    assert done.returncode == code
+    if body is OPENS_A_FILE:
+        assert (tmp_path / "data").read_text(encoding="utf-8") == "mine"
+
+
+def test_streams_left_closed(tmp_path: Path) -> None:
+    """Negative control: left alone, the first file gets the lowest of the closed descriptors."""
+    body = "with open(args.data, 'w') as file: sys.exit(10 + file.fileno())"
+    left = "import igniter.main\nigniter.main._open_closed_streams = lambda: None\n"
+    head = f"{HEAD}{NO_SEEDING}{left}igniter.main._flush_stdout = lambda: None\n"
+    assert run_closed(tmp_path, ">&- 2>&-", body, head).returncode == 11
+
+
+def run_closed(
+    tmp_path: Path, closed: str, body: str, head: str
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a script with some of its standard streams closed."""
+    script = tmp_path / "script.py"
+    lines = "".join(f"    {line}\n" for line in body.splitlines())
+    script.write_text(
+        f"{head}\ndef main(args):\n{lines}\nigniter_main(main, inputs={{'data': 'd'}})\n",
+        encoding="utf-8",
+    )
+    command = [sys.executable, str(script), "--data", str(tmp_path / "data")]
+    return subprocess.run(
+        ["/bin/sh", "-c", f'exec "$@" {closed}', "sh", *command],
+        env={**os.environ, "PYTHONWARNINGS": "error"},
+        check=False,
+    )

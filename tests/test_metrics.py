@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from support import Small, assert_exact, bits, plain_step, points, points_loader
 from torch.utils.data import DataLoader, TensorDataset
 
-from igniter.average import Average
+from igniter.average import Average, samples_in
 from igniter.errors import UsageError
-from igniter.metrics import accumulated, samples_in
+from igniter.metrics import accumulated
 
 CPU = torch.device("cpu")
 

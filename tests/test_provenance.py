@@ -118,6 +118,30 @@ def test_the_resume_command_is_what_was_typed(script: Path) -> None:
     assert shlex.split(done.stdout) == command
 
 
+@pytest.mark.parametrize(
+    ("once", "lasting"),
+    [
+        (["--resume", "never"], []),
+        (["--resume=never"], []),
+        (["--resume", "old/checkpoints/iteration-00000050"], []),
+        (["--resume=old/checkpoint"], []),
+        (["--override", "learning_rate", "--override=learning_rate"], []),
+        (["--break-lock"], []),
+        (["--resume"], []),
+        (["--resume", "always", "--break-lock"], ["--resume", "always"]),
+        (["--resume=must"], ["--resume=must"]),
+        (["--resume", "auto"], ["--resume", "auto"]),
+        (["--resumed", "never"], ["--resumed", "never"]),
+        (["--", "--resume", "never"], ["--", "--resume", "never"]),
+    ],
+)
+def test_what_was_asked_once_is_not_asked_again(once: list[str], lasting: list[str]) -> None:
+    """A choice for one start is no part of the command that goes on with the run."""
+    found = collect(None, ["python", "train.py", "--lr", "0.1", *once])
+    assert found.command == ["python", "train.py", "--lr", "0.1", *once]
+    assert found.resume_command == shlex.join(["python", "train.py", "--lr", "0.1", *lasting])
+
+
 def test_nothing_heavy_is_imported() -> None:
     """Versions are read from metadata: torch, numpy and ignite stay unimported."""
     code = (

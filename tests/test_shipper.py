@@ -21,7 +21,7 @@ from igniter.errors import UsageError
 from igniter.rundir import Paths, RunRecord
 from igniter.tracking import follow, shipper
 from igniter.tracking.journal import Journal
-from igniter.tracking.names import flat, legal
+from igniter.tracking.names import flat, legal, worth_keeping
 from igniter.tracking.records import read
 from igniter.tracking.state import Destination, State
 from igniter.tracking.sync import SendingLock, destination_uri, sync_run
@@ -62,7 +62,7 @@ class Run:
     def begin(self) -> None:
         """Begin an attempt."""
         self.record.begin_attempt(
-            start="2026-11-21T10:00:00+00:00",
+            start="2026-11-21T10:00:00.125+00:00",
             host="node1",
             pid=len(self.record.attempts) + 1,
             from_iteration=0,
@@ -72,9 +72,9 @@ class Run:
         )
         self.save()
 
-    def end(self, status: Any) -> None:
+    def end(self, status: Any, end: str = "2026-11-21T11:00:00.250+00:00") -> None:
         """End the attempt."""
-        self.record.end_attempt(status, end="2026-11-21T11:00:00+00:00")
+        self.record.end_attempt(status, end=end)
         self.save()
 
     def save(self) -> None:
@@ -164,7 +164,8 @@ def test_the_history_is_the_journal(run: Run) -> None:
     assert stored.points() == run.expected()
     assert stored.run.info.run_id == outcome.run_id
     assert stored.run.info.status == "FINISHED"
-    assert stored.run.info.end_time == 1795258800000
+    assert stored.run.info.start_time == 1795255200125
+    assert stored.run.info.end_time == 1795258800250
     tags = stored.run.data.tags
     assert tags["mlflow.source.name"] == "train.py"
     assert tags["mlflow.source.git.commit"] == "abc123"
@@ -221,6 +222,31 @@ def test_one_run_over_all_attempts(run: Run) -> None:
     assert stored.run.info.status == "FINISHED"
     assert stored.run.data.tags["igniter.attempts"] == "2"
     assert stored.run.data.tags["igniter.resume_command"] == "python train.py --attempt 2"
+
+
+def test_a_run_lasts_from_its_first_start_to_its_last_end(run: Run) -> None:
+    """Sent late or again, MLflow has the times of the attempts, also of one that was killed."""
+    run.log(1, 3)
+    run.end("interrupted")
+    sync_run(run.paths.root)
+    run.begin()
+    run.end("interrupted", end="2026-11-21T12:00:00.500+00:00")
+    sync_run(run.paths.root)
+    info = run.mlflow().run.info
+    assert (info.start_time, info.end_time) == (1795255200125, 1795262400500)
+    run.begin()
+    os.utime(run.paths.journal, (1795266000, 1795266000))
+    sync_run(run.paths.root)
+    info = run.mlflow().run.info
+    assert (info.start_time, info.end_time) == (1795255200125, 1795266000000)
+
+
+def test_a_clock_set_back_makes_no_negative_duration(run: Run) -> None:
+    """A run never ends before it began."""
+    run.end("completed", end="2026-11-21T09:00:00.000+00:00")
+    sync_run(run.paths.root)
+    info = run.mlflow().run.info
+    assert info.start_time == info.end_time == 1795255200125
 
 
 @pytest.mark.parametrize(
@@ -282,6 +308,29 @@ def _files(run: Run) -> Iterator[Path]:
     artifacts = run.mlflow().run.info.artifact_uri
     for top in (run.paths.root, Path(artifacts)):
         yield from (path for path in top.rglob("*") if path.is_file())
+
+
+def test_bookkeeping_is_no_parameter(run: Run) -> None:
+    """How igniter's command was started is not sent; a user's own parameter of that name is."""
+    from igniter.args import build_parser
+
+    every = vars(build_parser().parse_args([]))
+    left_out = {"config", "print_config", "break_lock", "progress", "strict", "resume", "override"}
+    assert worth_keeping(every).keys() == every.keys() - left_out
+    own = {"config": "resnet50", "strict": True, "learning_rate": 0.1}
+    assert worth_keeping(own) == own
+    names = [*left_out, "learning_rate"]
+    run.record.parameters = dict.fromkeys(names, "x")
+    run.save()
+    sync_run(run.paths.root)
+    run.begin()
+    run.record.parameters = dict.fromkeys(names, "y")
+    run.save()
+    sync_run(run.paths.root)
+    data = run.mlflow().run.data
+    assert data.params == {"learning_rate": "x"}
+    changed = [tag for tag in data.tags if tag.startswith("igniter.attempt.")]
+    assert changed == ["igniter.attempt.2.learning_rate"]
 
 
 def test_a_changed_parameter_becomes_a_tag(run: Run) -> None:

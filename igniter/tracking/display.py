@@ -74,6 +74,7 @@ class Display:
         self._clock = clock
         self._bar: Any = None
         self._total = 0
+        self._moved = False
         self._began = (0, 0.0)
 
     def start(self, text: str, **facts: Any) -> None:
@@ -83,17 +84,25 @@ class Display:
     def begin(self, iteration: int, total: int) -> None:
         """Begin to show progress after ``iteration`` of ``total``."""
         self._total = total
+        self._moved = False
         self._began = (iteration, self._clock())
         if self.mode == "bar":
             from tqdm import tqdm
 
             self._bar = tqdm(
-                total=total, initial=iteration, file=self._stderr, unit="it", dynamic_ncols=True,
-                mininterval=0, leave=True,
-            )  # fmt: skip
+                total=total,
+                initial=iteration,
+                file=self._stderr,
+                dynamic_ncols=True,
+                mininterval=0,
+                bar_format="{n_fmt}/{total_fmt} |{bar}| {remaining} left{postfix}",
+            )
 
     def progress(self, iteration: int, shown: Mapping[str, float]) -> None:
         """Move the bar to ``iteration``, with the latest values beside it."""
+        if not self._moved:
+            # The first iterations start workers and compile kernels, and say little of the rest.
+            self._moved, self._began = True, (iteration, self._clock())
         if self._bar is not None:
             self._bar.set_postfix_str(summary(shown), refresh=False)
             self._bar.update(iteration - self._bar.n)

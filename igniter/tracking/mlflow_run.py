@@ -97,11 +97,11 @@ class MlflowRun:
         with _translated():
             self._client.update_run(self.run_id, "RUNNING")
 
-    def set_ended(self, status: str, time: int | None) -> None:
-        """End the run as ``status``, if it has not; ``time`` is in ms since 1970, None is now."""
+    def set_ended(self, status: str, time: int) -> None:
+        """End the run as ``status`` at ``time``, in ms since 1970, if it has not."""
         with _translated():
             info = self._client.get_run(self.run_id).info
-            if info.status != status or info.end_time is None:
+            if (info.status, info.end_time) != (status, time):
                 self._client.set_terminated(self.run_id, status, time)
 
     def _send(self, items: Sequence[T], send: Callable[[Sequence[T]], object]) -> None:
@@ -126,13 +126,15 @@ def open_run(
     run_id: str | None,
     experiment: str,
     name: str,
+    start: int,
     creation_key: str,
     tags: Mapping[str, str],
     warn: Callable[[str], None],
 ) -> MlflowRun:
     """Return the run ``run_id``, or else the one that bears ``creation_key``, or else a new one.
 
-    The key finds a run whose id was never written down. ``tags`` are those of a new run.
+    The key finds a run whose id was never written down. ``tags`` are those of a new run, ``start``
+    its start in ms since 1970.
 
     Raises:
         RunGone: ``run_id`` was deleted.
@@ -153,6 +155,7 @@ def open_run(
         all_tags = {**resolve_tags(), **tags, CREATION_KEY: creation_key}
         created = client.create_run(
             experiment_id,
+            start_time=start,
             tags={key: value[:MAX_TAG_VALUE] for key, value in all_tags.items()},
             run_name=name,
         )

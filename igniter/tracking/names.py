@@ -13,6 +13,11 @@ MAX_PARAMETER_VALUE = 6000
 MAX_TAG_VALUE = 8000
 _MAX_NAME = 250
 
+# igniter's own arguments that say how to start, and nothing of what was trained.
+_BOOKKEEPING = frozenset(
+    {"break_lock", "config", "override", "print_config", "progress", "resume", "strict"}
+)
+
 _REFUSED = re.compile(r"[^/\w.\- :]")
 
 T = TypeVar("T")
@@ -35,6 +40,17 @@ def legal(name: str) -> str:
     """
     parts = _REFUSED.sub("_", name)[:_MAX_NAME].split("/")
     return "/".join("_" if part in ("", ".", "..") else part for part in parts)[:_MAX_NAME]
+
+
+def worth_keeping(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ``parameters`` of igniter's command line without its bookkeeping.
+
+    In parameters of another origin ``config`` may be what was trained: nothing is left out unless
+    all of igniter's names are there.
+    """
+    if not parameters.keys() >= _BOOKKEEPING:
+        return dict(parameters)
+    return {name: value for name, value in parameters.items() if name not in _BOOKKEEPING}
 
 
 def flat(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

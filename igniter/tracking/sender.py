@@ -14,7 +14,7 @@ from igniter import yamlfile
 from igniter.rundir import Attempt, Paths, RunRecord
 from igniter.secrets import mask_mapping, mask_uri
 from igniter.tracking.failures import Refused, RunGone, Unavailable
-from igniter.tracking.names import MAX_METRICS, Point
+from igniter.tracking.names import MAX_METRICS, Point, worth_keeping
 from igniter.tracking.records import Record, read
 from igniter.tracking.state import State, start_of_unsent
 
@@ -73,13 +73,11 @@ class Sender:
 
     def end(self, record: RunRecord) -> None:
         """Set MLflow's final status. A run still recorded as running was killed."""
-        end = record.attempts[-1].end
-        ended = None if end is None else int(datetime.fromisoformat(end).timestamp() * 1000)
         try:
             run = self._open(record)
             # Not called run.yaml: a directory that holds one is a run to `igniter runs`.
             run.log_text(yamlfile.dump(mask_mapping(dataclasses.asdict(record))), "run-record.yaml")
-            run.set_ended(_STATUS[record.status], ended)
+            run.set_ended(_STATUS[record.status], _ended(record, self._paths.journal))
         except (Refused, RunGone) as error:
             raise Unavailable(str(error)) from error
 
@@ -122,6 +120,7 @@ class Sender:
             run_id=None if replaces else self._state.destination.run_id,
             experiment=tracking.get("experiment_name") or record.name,
             name=tracking.get("run_name") or record.name,
+            start=_milliseconds(record.attempts[0].start),
             creation_key=_creation_key(record),
             tags=tags,
             warn=self._warn,
@@ -131,12 +130,13 @@ class Sender:
         return self._run
 
     def _describe(self, run: MlflowRun, record: RunRecord, attempt: Attempt) -> None:
-        changed = run.log_parameters(mask_mapping(record.parameters))
+        parameters = worth_keeping(mask_mapping(record.parameters))
+        changed = run.log_parameters(parameters)
         tags = _tags(record, self._paths.root)
         for name, value in changed.items():
             tags[f"igniter.attempt.{attempt.number}.{name}"] = value
         run.set_tags(tags)
-        run.log_text(yamlfile.dump(mask_mapping(record.parameters)), "config.yaml")
+        run.log_text(yamlfile.dump(parameters), "config.yaml")
         self._remember(attempt=attempt.number)
 
     def _send_journal(self, run: MlflowRun) -> int:
@@ -186,6 +186,24 @@ def _make_durable(journal: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _milliseconds(time: str) -> int:
+    """An ISO-8601 time in ms since 1970."""
+    return round(datetime.fromisoformat(time).timestamp() * 1000)
+
+
+def _ended(record: RunRecord, journal: Path) -> int:
+    """When the run ended, in ms since 1970: where it was killed, at the last sign of life."""
+    begun, end = record.attempts[0].start, record.attempts[-1].end
+    if end is not None:
+        ended = _milliseconds(end)
+    elif journal.exists():
+        ended = int(journal.stat().st_mtime * 1000)
+    else:
+        ended = _milliseconds(record.attempts[-1].start)
+    # The clock may have been set back in between.
+    return max(ended, _milliseconds(begun))
 
 
 def _creation_key(record: RunRecord) -> str:

@@ -1,9 +1,9 @@
 """A training script with everything that is hard to resume, which can stop itself anywhere.
 
 ``TEST_STOP`` is ``<place>:<number>:<signal>``: the signal is sent to itself at that place, when
-training is at that iteration (for ``fsync``: at the that-manieth call of it). ``TEST_BROKEN`` takes
-away one part of the care that resuming takes. ``TEST_DUMP`` names a file for what is left at the
-end: the generators and the metrics. ``TEST_PATIENCE`` is how many seconds the end of an attempt
+training is at that iteration (for ``fsync``: at that call of it, counted from 1). ``TEST_BROKEN``
+takes away one part of the care that resuming takes. ``TEST_DUMP`` names a file for what is left at
+the end: the generators and the metrics. ``TEST_PATIENCE`` is how many seconds the end of an attempt
 waits for MLflow.
 """
 
