@@ -82,7 +82,7 @@ def test_bar() -> None:
     out, err = io.StringIO(), Terminal()
     tour(display("bar", out, err))
     assert "2/10" in err.getvalue()
-    assert "4/10" in err.getvalue()
+    assert "3/10" in err.getvalue()
     assert out.getvalue().splitlines()[0] == "the start"
 
 
