@@ -23,15 +23,17 @@ class Seeded(Dataset[Any]):
         self.dataset = dataset
 
     def __getitems__(self, key: Key) -> Any:
-        set_generators(key.seed)
+        seed, indices = key
+        set_generators(seed)
         whole_batch = getattr(self.dataset, "__getitems__", None)
         if whole_batch:
-            return whole_batch(key.indices)
-        return [self.dataset[index] for index in key.indices]
+            return whole_batch(indices)
+        return [self.dataset[index] for index in indices]
 
     def __getitem__(self, key: Key) -> Any:
-        set_generators(key.seed)
-        return self.dataset[key.indices]
+        seed, index = key
+        set_generators(seed)
+        return self.dataset[index]
 
 
 def end_workers(loader: Any, iterator: Any) -> None:

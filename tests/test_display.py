@@ -56,7 +56,7 @@ def tour(shown: Display) -> None:
 
 
 def test_plain(capsys: pytest.CaptureFixture[str]) -> None:
-    """Lines on stdout, warnings on stderr, the time left from the speed after the first iterations."""
+    """Lines on stdout, warnings on stderr, the time left from the speed so far."""
     out, err, times = io.StringIO(), io.StringIO(), iter([100.0, 102.0, 104.0])
     tour(display("plain", out, err, clock=lambda: next(times)))
     start, report, note, end = out.getvalue().splitlines()
