@@ -134,10 +134,17 @@ class Reporter:
 
 
 def at_a_glance(values: Mapping[str, float], *, whole_epochs: bool) -> dict[str, float]:
-    """One value for each training average: that of its epoch, or that of its last window."""
-    glance = {name: value for name, value in values.items() if not name.endswith("_epoch")}
-    if whole_epochs:
-        glance |= {name: values[f"{name}_epoch"] for name in glance if f"{name}_epoch" in values}
+    """One value for each training average: that of its epoch, or that of its last window.
+
+    Training's come first, whatever came last.
+    """
+    glance: dict[str, float] = {}
+    for name in sorted(values, key=lambda name: not name.startswith("train/")):
+        plain = name.removesuffix("_epoch") if name.startswith("train/") else name
+        if plain == name:
+            glance.setdefault(name, values[name])
+        elif whole_epochs or plain not in values:
+            glance[plain] = values[name]
     return glance
 
 

@@ -70,7 +70,6 @@ class Journal:
         self._unwritten = b""
         self._warned = False
         self.divergence: Divergence | None = None
-        self.differing = 0
 
     @classmethod
     def open(
@@ -170,7 +169,6 @@ class Journal:
         different = {name: v for name, v in again.items() if repr(v) != repr(held[name])}
         if not different:
             return
-        self.differing += len(different)
         if self.divergence is None:
             name, value = next(iter(different.items()))
             self.divergence = Divergence(iteration, name, first=held[name], again=value)
