@@ -13,12 +13,14 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any, NoReturn
 
 from igniter import config, flags
 from igniter.errors import UsageError
 from igniter.identity import shaping
 from igniter.options import Option, end_of_options, key, options, write_out_switches
+from igniter.settings import Settings
 
 
 class Parser(argparse.ArgumentParser):
@@ -206,43 +208,12 @@ def _insert(tokens: Sequence[str], entries: Iterable[config.Entry]) -> list[str]
 
 def train_kwargs(args: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of ``train`` that the command line decides."""
+    given = {field.name: getattr(args, field.name) for field in fields(Settings)}
     stop_signals = () if args.stop_signals == "none" else tuple(args.stop_signals.split(","))
     return {
-        **{name: getattr(args, name) for name in _PASSED_ON},
+        **given,
         "override": tuple(args.override),
         "stop_signals": stop_signals,
         "identity": shaping(vars(args)),
         "on_interrupt": "raise",
     }
-
-
-_PASSED_ON = (
-    "max_epochs",
-    "max_iterations",
-    "epoch_length",
-    "output_dir",
-    "checkpoint_dir",
-    "model_dir",
-    "resume",
-    "strict",
-    "break_lock",
-    "seed",
-    "deterministic",
-    "device",
-    "on_nan",
-    "save_every",
-    "keep_last",
-    "keep_every",
-    "keep_best",
-    "best_metric",
-    "best_mode",
-    "eval_every",
-    "log_every",
-    "print_every",
-    "progress",
-    "mlflow",
-    "mlflow_tracking_uri",
-    "mlflow_experiment_name",
-    "mlflow_run_name",
-    "mlflow_tracking_username",
-)
