@@ -45,10 +45,11 @@ class Assembled:
         """Train until the end or a stop."""
         loaded = self.opened.loaded
         try:
-            self.run.go(
-                self.opened.iteration,
-                after_everything=loaded is not None and loaded.checkpoint.final,
-            )
+            with self.objects.watched():
+                self.run.go(
+                    self.opened.iteration,
+                    after_everything=loaded is not None and loaded.checkpoint.final,
+                )
         finally:
             # Before the attempt ends: forked workers hold what tells its end to the shipper.
             self.close_loaders()
@@ -63,7 +64,6 @@ class Assembled:
     def close(self) -> None:
         """End the workers and close the journal."""
         self.close_loaders()
-        self.objects.close()
         self.journal.close()
 
 

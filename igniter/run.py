@@ -148,7 +148,7 @@ class TrainingRun:
         state.epoch = begun
 
     def _follow(self, iteration: int, evaluators: list[Evaluator]) -> None:
-        """The epoch's own metrics and the evaluations, as often as it takes to finish them."""
+        """What follows before the handlers of the epoch's end: its metrics, and evaluations."""
         ends_epoch = self.parts.length.ends_epoch(iteration)
         if not (evaluators or ends_epoch):
             return

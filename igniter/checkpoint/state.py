@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.utils.hooks import RemovableHandle
 
 from igniter.checkpoint.compare import first_difference
 from igniter.errors import CheckpointMismatch, UsageError
@@ -39,12 +39,19 @@ class SavedObjects:
                 )
         self._objects = {name: unwrapped(value) for name, value in to_save.items()}
         self._stepped: set[str] = set()
-        self._hooks: list[RemovableHandle] = []
-        for name, optimizer in self.optimizers.items():
-            self._watch(name, optimizer)
 
-    def _watch(self, name: str, optimizer: torch.optim.Optimizer) -> None:
-        self._hooks.append(optimizer.register_step_post_hook(lambda *_: self._stepped.add(name)))
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Meanwhile, note which optimizers step; see :meth:`begin_iteration`."""
+        hooks = [
+            optimizer.register_step_post_hook(lambda *_, name=name: self._stepped.add(name))
+            for name, optimizer in self.optimizers.items()
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     @property
     def modules(self) -> dict[str, torch.nn.Module]:
@@ -97,7 +104,7 @@ class SavedObjects:
         return None
 
     def gradients(self) -> dict[str, list[torch.Tensor | None]]:
-        """The gradients that an optimizer still owes a step: of those that did not step now."""
+        """The gradients still owed a step: of optimizers that did not step in this iteration."""
         return {
             name: [parameter.grad for parameter in _parameters(optimizer)]
             for name, optimizer in self.optimizers.items()
@@ -158,12 +165,6 @@ class SavedObjects:
                 if bool(bad.any()):
                     return f"to_save[{name!r}].{key}"
         return None
-
-    def close(self) -> None:
-        """Take the hooks off the optimizers."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks.clear()
 
 
 def unwrapped(value: Any) -> Any:
