@@ -154,33 +154,39 @@ def _length(loader: Any) -> int | None:
         return None
 
 
-class _Seekable:
-    """A map-style loader, opened at any position without loading what comes before it."""
+class _Source:
+    """A loader, and the iterator of it that is open."""
 
-    def __init__(self, loader: DataLoader[Any], keys: BatchKeys) -> None:
-        self._keys = keys
-        self._generator = torch.Generator()
-        self._loader = rebuilt(loader, Seeded(loader.dataset), keys, self._generator)
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
         self._iterator: Iterator[Any] | None = None
-
-    def __call__(self, pass_: int, start: int) -> Iterator[Any]:
-        self._keys.pass_, self._keys.start = pass_, start
-        self._iterator = iter(self._loader)
-        return self._iterator
 
     def close(self) -> None:
         end_workers(self._loader, self._iterator)
         self._iterator = None
 
 
-class _Replayed:
+class _Seekable(_Source):
+    """A map-style loader, opened at any position without loading what comes before it."""
+
+    def __init__(self, loader: DataLoader[Any], keys: BatchKeys) -> None:
+        super().__init__(rebuilt(loader, Seeded(loader.dataset), keys, torch.Generator()))
+        self._keys = keys
+
+    def __call__(self, pass_: int, start: int) -> Iterator[Any]:
+        self._keys.pass_, self._keys.start = pass_, start
+        self._iterator = iter(self._loader)
+        return self._iterator
+
+
+class _Replayed(_Source):
     """Any iterable of batches, run from the pass's start and thrown away up to the position."""
 
     def __init__(
         self, loader: Any, load: Address, generator: torch.Generator | None = None
     ) -> None:
-        self._loader, self._load, self._generator = loader, load, generator
-        self._iterator: Iterator[Any] | None = None
+        super().__init__(loader)
+        self._load, self._generator = load, generator
 
     def __call__(self, pass_: int, start: int) -> Iterator[Any]:
         if self._generator is not None:
@@ -192,10 +198,6 @@ class _Replayed:
         set_generators(self._load(pass_))
         self._iterator = iter(self._loader)
         return self._from(self._iterator, pass_, start)
-
-    def close(self) -> None:
-        end_workers(self._loader, self._iterator)
-        self._iterator = None
 
     def _from(self, batches: Iterator[Any], pass_: int, start: int) -> Iterator[Any]:
         number = 0

@@ -30,26 +30,25 @@ class BatchKeys:
         self._sampler: Any = (
             loader.sampler if loader.batch_sampler is None else loader.batch_sampler
         )
-        self._length = _known_length(self._sampler)
         self._inner = getattr(self._sampler, "sampler", None)
+        self._ordered = _ordered(self._sampler)
         self.stateful = StatefulSampler.of(self._sampler) or StatefulSampler.of(self._inner)
         self.pass_, self.start = 0, 0
 
     def __iter__(self) -> Iterator[Key]:
         pass_ = self.pass_
-        draws = self._computed(pass_) if self._length is not None else self._drawn(pass_)
+        draws = self._drawn(pass_) if self._ordered is None else self._computed(pass_)
         for number, indices in draws:
             yield self._load(pass_, number), indices
 
     def _computed(self, pass_: int) -> Iterator[tuple[int, Any]]:
         """The order worked out at the position itself."""
-        assert self._length is not None
-        shuffled = isinstance(self._innermost(), RandomSampler)
-        order: Any = (
-            Shuffled(self._length, self._order(pass_)) if shuffled else Sequential(self._length)
-        )
-        if not isinstance(self._sampler, BatchSampler):
-            for number in range(self.start, self._length):
+        assert self._ordered is not None
+        length = len(self._ordered.data_source)
+        shuffled = isinstance(self._ordered, RandomSampler)
+        order = Shuffled(length, self._order(pass_)) if shuffled else Sequential(length)
+        if self._ordered is self._sampler:
+            for number in range(self.start, length):
                 yield number, order.slice(number, number + 1)[0]
             return
         size, number = self._sampler.batch_size, self.start
@@ -59,9 +58,6 @@ class BatchKeys:
                 return
             yield number, indices
             number += 1
-
-    def _innermost(self) -> Any:
-        return self._inner if isinstance(self._sampler, BatchSampler) else self._sampler
 
     def _drawn(self, pass_: int) -> Iterator[tuple[int, Any]]:
         """The user's own sampler, run from the pass's start: its indices, not its data."""
@@ -96,15 +92,14 @@ class BatchKeys:
                 generator.manual_seed(seed)
 
 
-def _known_length(sampler: Any) -> int | None:
-    """The number of indices, where the order is one that is worked out rather than drawn."""
+def _ordered(sampler: Any) -> SequentialSampler | RandomSampler | None:
+    """The sampler of indices, where its order is one that is worked out rather than drawn."""
     if type(sampler) is BatchSampler:
         sampler = sampler.sampler
     if type(sampler) is SequentialSampler:
-        return len(sampler.data_source)
+        return sampler
     if type(sampler) is RandomSampler and not sampler.replacement:
-        length = len(sampler.data_source)
-        return length if sampler.num_samples == length else None
+        return sampler if sampler.num_samples == len(sampler.data_source) else None
     return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from igniter.checkpoint.manifest import Checkpoint
@@ -31,12 +31,8 @@ class Snapshot:
 
     def copied(self) -> Snapshot:
         """The same in memory of its own, so that what training does next is not in it."""
-        return Snapshot(
-            self.iteration,
-            self.epoch,
-            self.journal_offset,
-            copy.deepcopy(self.state),
-            copy.deepcopy(self.rank_state),
+        return replace(
+            self, state=copy.deepcopy(self.state), rank_state=copy.deepcopy(self.rank_state)
         )
 
 
