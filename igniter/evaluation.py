@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from types import GeneratorType
 
 import torch
 
 from igniter.engine import Events, StepEngine
 from igniter.errors import UsageError
+from igniter.figures import Figures
 from igniter.loader import Batches
 from igniter.metrics import accumulated
 from igniter.spec import RunSpec
@@ -29,6 +31,7 @@ class Evaluator:
         device: torch.device,
         modules: Iterable[torch.nn.Module],
         interrupted: Callable[[], bool] = lambda: False,
+        figures: Figures | None = None,
     ) -> None:
         self.name = name
         self.spec = spec
@@ -37,10 +40,12 @@ class Evaluator:
         self._computed = False
         self._batches = Batches(spec.loader, seed=seed, purpose=f"eval/{name}")
         self._length = spec.epoch_length or self._batches.length
-        if not self._length:
+        if self._batches.length == 0:
+            raise UsageError(f"the loader of the evaluation {name!r} is empty; give it batches")
+        if isinstance(spec.loader, GeneratorType):
             raise UsageError(
-                f"the loader of the evaluation {name!r} is empty or cannot tell its length; give "
-                "it batches, or say how many to use with RunSpec(epoch_length=…)"
+                f"the loader of the evaluation {name!r} is a generator, which is used up after "
+                "one evaluation; hand in an object that can be iterated again"
             )
         self._metrics = [accumulated(key, metric, device) for key, metric in spec.metrics.items()]
         self.engine = StepEngine(
@@ -51,6 +56,7 @@ class Evaluator:
             device=device,
             metrics=self._metrics,
             after_iteration=self._look_up,
+            figures=figures,
         )
         # Before any handler of the user's, which then finds the values in engine.state.metrics.
         self.engine.add_event_handler(Events.EPOCH_COMPLETED, self._compute)
@@ -80,12 +86,20 @@ class Evaluator:
         self.engine.state.metrics.clear()
         self.engine.stage = iteration
         self._batches.seek(iteration)
-        self.engine.state.max_epochs = None
+        self.engine.state.max_epochs = self.engine.state.epoch_length = None
+        # ignite takes the length of a pass from its data, where it is known in no other way.
+        data = self._until_pass_is_over() if self._length is None else None
         with _eval_mode(self._modules), torch.no_grad():
-            self.engine.run(max_epochs=1, epoch_length=self._length)
+            self.engine.run(data, max_epochs=1, epoch_length=self._length)
         if self.engine.should_terminate == "skip_completed":
             return None
         return {f"{self.name}/{key}": float(v) for key, v in self.engine.state.metrics.items()}
+
+    def _until_pass_is_over(self) -> Iterator[None]:
+        if self._batches.pass_is_over():
+            raise UsageError(f"the loader of the evaluation {self.name!r} gave no batch")
+        while not self._batches.pass_is_over():
+            yield None
 
     def close(self) -> None:
         """End the loader's workers."""

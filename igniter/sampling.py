@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
-import torch
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 
 from igniter.order import Sequential, Shuffled
+from igniter.protocols import has_state, set_epoch, set_own_generators
 from igniter.rng import Address, set_generators
 
 # What is sent to the process that loads a batch: its seed, and the indices that make it. A plain
@@ -30,9 +30,9 @@ class BatchKeys:
         self._sampler: Any = (
             loader.sampler if loader.batch_sampler is None else loader.batch_sampler
         )
-        self._inner = getattr(self._sampler, "sampler", None)
+        self._parts = list(_nested(self._sampler))
         self._ordered = _ordered(self._sampler)
-        self.stateful = StatefulSampler.of(self._sampler) or StatefulSampler.of(self._inner)
+        self.stateful = next((StatefulSampler(p) for p in self._parts if has_state(p)), None)
         self.pass_, self.start = 0, 0
 
     def __iter__(self) -> Iterator[Key]:
@@ -45,7 +45,7 @@ class BatchKeys:
         """The order worked out at the position itself."""
         assert self._ordered is not None
         length = len(self._ordered.data_source)
-        shuffled = isinstance(self._ordered, RandomSampler)
+        shuffled = _is(self._ordered, RandomSampler)
         order = Shuffled(length, self._order(pass_)) if shuffled else Sequential(length)
         if self._ordered is self._sampler:
             for number in range(self.start, length):
@@ -61,11 +61,11 @@ class BatchKeys:
 
     def _drawn(self, pass_: int) -> Iterator[tuple[int, Any]]:
         """The user's own sampler, run from the pass's start: its indices, not its data."""
-        for sampler in (self._sampler, self._inner):
-            set_epoch = getattr(sampler, "set_epoch", None)
-            if set_epoch is not None:
-                set_epoch(pass_)
+        for part in self._parts:
+            set_epoch(part, pass_)
         number = self.stateful.begin() if self.stateful else 0
+        # What was saved at the very end of a pass may give the nothing that was left of it.
+        at_end = number == 0 and self.stateful is not None and self.stateful.restored
         self._seed(pass_, number)
         draws = iter(self._sampler)
         while True:
@@ -73,9 +73,14 @@ class BatchKeys:
             try:
                 indices = next(draws)
             except StopIteration:
+                if at_end:
+                    at_end = False
+                    draws = iter(self._sampler)
+                    continue
                 if self.stateful:
                     self.stateful.end()
                 return
+            at_end = False
             if self.stateful:
                 self.stateful.note(number + 1)
             if number >= self.start:
@@ -86,21 +91,34 @@ class BatchKeys:
         """Set all that a draw may take its randomness from, also what other loaders share."""
         seed = self._order(pass_, number)
         set_generators(seed)
-        for sampler in (self._sampler, self._inner):
-            generator = getattr(sampler, "generator", None)
-            if isinstance(generator, torch.Generator):
-                generator.manual_seed(seed)
+        set_own_generators(self._parts, seed)
+
+
+def _nested(sampler: Any) -> Iterator[Any]:
+    """A sampler, the one it draws from, and so on."""
+    while sampler is not None:
+        yield sampler
+        sampler = getattr(sampler, "sampler", None)
 
 
 def _ordered(sampler: Any) -> SequentialSampler | RandomSampler | None:
     """The sampler of indices, where its order is one that is worked out rather than drawn."""
-    if type(sampler) is BatchSampler:
+    if _is(sampler, BatchSampler):
         sampler = sampler.sampler
-    if type(sampler) is SequentialSampler:
-        return sampler
-    if type(sampler) is RandomSampler and not sampler.replacement:
-        return sampler if sampler.num_samples == len(sampler.data_source) else None
+    if _is(sampler, SequentialSampler):
+        return cast(SequentialSampler, sampler)
+    if _is(sampler, RandomSampler) and not sampler.replacement:
+        whole = sampler.num_samples == len(sampler.data_source)
+        return cast(RandomSampler, sampler) if whole else None
     return None
+
+
+def _is(sampler: Any, kind: type) -> bool:
+    """Whether it is torch's own, or what torchdata's StatefulDataLoader has in its place."""
+    own = type(sampler)
+    return own is kind or (
+        own.__name__ == kind.__name__ and own.__module__.startswith("torchdata.")
+    )
 
 
 class StatefulSampler:
@@ -111,28 +129,28 @@ class StatefulSampler:
 
     def __init__(self, sampler: Any) -> None:
         self._sampler = sampler
+        self._initial: Any = copy.deepcopy(sampler.state_dict())
         self._states: dict[int, Any] = {}
+        self._after: Any = None
         self._first = 0
-
-    @classmethod
-    def of(cls, sampler: Any) -> StatefulSampler | None:
-        """What follows ``sampler``, where it has a state of its own."""
-        has_state = hasattr(sampler, "state_dict") and hasattr(sampler, "load_state_dict")
-        return cls(sampler) if has_state else None
+        self._used = False
+        self.restored = False
 
     def begin(self) -> int:
         """The number of the batch that its next iterator gives first."""
         first, self._first = self._first, 0
+        self._used = True
         self._states = {first: copy.deepcopy(self._sampler.state_dict())}
         return first
 
     def note(self, number: int) -> None:
         """Keep the state before batch ``number``, which is drawn next."""
+        self.restored = False
         self._states[number] = copy.deepcopy(self._sampler.state_dict())
 
     def end(self) -> None:
-        """Keep the state after the last batch as that before the next pass."""
-        self._states[0] = copy.deepcopy(self._sampler.state_dict())
+        """Keep the state after the last batch, which is that before the next pass."""
+        self._after = copy.deepcopy(self._sampler.state_dict())
 
     def forget_before(self, number: int) -> None:
         """Let go of the state before the batch that was consumed last."""
@@ -140,11 +158,20 @@ class StatefulSampler:
 
     def state_at(self, number: int) -> Any:
         """The state before batch ``number``, which is the next to be consumed."""
-        return {"number": number, "state": self._states.get(number)}
+        between_passes = number == 0 and self._after is not None
+        return {
+            "number": number,
+            "state": self._after if between_passes else self._states.get(number),
+        }
 
     def restore(self, saved: Any) -> None:
-        """Let the sampler go on from what :meth:`state_at` gave."""
-        if saved["state"] is not None:
-            self._sampler.load_state_dict(saved["state"])
-            self._first = saved["number"]
-            self._states = {self._first: saved["state"]}
+        """Let the sampler go on from what :meth:`state_at` gave; None is its first state."""
+        if saved is None or saved["state"] is None:
+            if self._used:
+                self._sampler.load_state_dict(copy.deepcopy(self._initial))
+            self._first, self._states = 0, {}
+        else:
+            self._sampler.load_state_dict(copy.deepcopy(saved["state"]))
+            self._first, self._states = saved["number"], {saved["number"]: saved["state"]}
+        self._after = None
+        self.restored = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import random
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from torch.utils.data import (
 
 from igniter.errors import UsageError
 from igniter.loader import Batches
+from igniter.tracking.display import Display
 
 SIZE = 19
 
@@ -213,12 +215,12 @@ class Plain:
 def test_replayed(loader: Any, length: int) -> None:
     """What cannot be entered is read again up to the position, and said to be; no bit changes."""
     straight = taken(batches(loader()), 3 * length)
-    said: list[str] = []
-    resumed = Batches(loader(), seed=0, purpose="train", notify=said.append)
+    said = io.StringIO()
+    resumed = Batches(loader(), seed=0, purpose="train", display=Display("plain", stdout=said))
     resumed.seek(1, 2)
     assert taken(resumed, 2 * length - 2) == straight[length + 2 :]
-    assert len(said) == 1
-    assert "loading 2 batches again" in said[0]
+    assert said.getvalue().count("\n") == 1
+    assert "loading 2 batches again" in said.getvalue()
 
 
 def test_iterator_used_up() -> None:
