@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from igniter.lock import holder
 from igniter.rundir import Paths, RunRecord
 
 DEFAULT_DIRECTORY = Path("output")
-_DEPTH = 3
+_DEPTH = 5
 
 
 @dataclass(frozen=True)
@@ -70,19 +71,21 @@ def directories(given: Sequence[Path]) -> Sequence[Path]:
 
 
 def run_directories(directory: Path, depth: int = _DEPTH) -> Iterator[Path]:
-    """Yield the run directories at or under ``directory``, in order of name."""
-    if (directory / "run.yaml").is_file():
-        yield directory
-        return
-    if depth == 0:
-        return
+    """Yield the run directories at or under ``directory``, in order of name.
+
+    Hidden directories, links and what cannot be read are passed over.
+    """
     try:
-        children = sorted(directory.iterdir())
-    except PermissionError:
+        with os.scandir(directory) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError:
         return
-    for child in children:
-        if not child.name.startswith(".") and child.is_dir() and not child.is_symlink():
-            yield from run_directories(child, depth - 1)
+    if any(entry.name == "run.yaml" and entry.is_file() for entry in entries):
+        yield directory
+    elif depth > 0:
+        for entry in entries:
+            if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
+                yield from run_directories(directory / entry.name, depth - 1)
 
 
 def open_run(directory: Path) -> FoundRun:
@@ -159,7 +162,7 @@ def _describe(checkpoint: manifest.Checkpoint, verify: bool) -> FoundCheckpoint:
         iteration=checkpoint.iteration,
         epoch=said.get("epoch"),
         reason=said.get("reason"),
-        size=sum(file.stat().st_size for file in checkpoint.path.iterdir()),
+        size=sum(file.lstat().st_size for file in checkpoint.path.iterdir()),
         verified=verify and damage is None,
         damage=damage,
     )

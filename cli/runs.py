@@ -28,7 +28,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="DIR",
         nargs="*",
         type=Path,
-        help="where to look, three levels deep (default: output, or else the working directory)",
+        help="where to look, five levels deep (default: output, or else the working directory)",
     )
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     parser.set_defaults(run=run)

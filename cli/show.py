@@ -12,9 +12,15 @@ from igniter.options import end_of_options
 from igniter.provenance import without
 from igniter.rundir import RunRecord
 from igniter.secrets import MASK
+from igniter.tracking.records import read
 from igniter.tracking.state import State, count_unsent
 
 from . import found, runs, text
+
+# What is shown of a journal besides the metrics, and under which heading.
+_GROUPS = {"lr": "rates", "perf": "speed"}
+# How much of its end is read for that, in bytes.
+_TAIL = 65_536
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -50,6 +56,7 @@ def _as_json(run: found.FoundRun, checkpoints: Sequence[found.FoundCheckpoint]) 
         **runs.summary(run),
         "attempts": [dataclasses.asdict(attempt) for attempt in run.record.attempts],
         "checkpoints": [dataclasses.asdict(checkpoint) for checkpoint in checkpoints],
+        "latest": _latest(run),
         "mlflow": dataclasses.asdict(State.load(run.paths.tracking)),
     }
 
@@ -65,6 +72,7 @@ def _lines(run: found.FoundRun, checkpoints: Sequence[found.FoundCheckpoint]) ->
     ]
     if record.metrics:
         lines.append(f"  metrics     {text.metrics(record.metrics)}")
+    lines += [f"  {group:<11} {text.metrics(values)}" for group, values in _latest(run).items()]
     if record.best:
         best = record.best
         value = text.metrics({best["metric"]: best["value"]})
@@ -102,11 +110,26 @@ def _longer(command: str, record: RunRecord) -> str:
     return shlex.join([*argv[:end], "--max-epochs", str(epochs), *argv[end:]])
 
 
+def _latest(run: found.FoundRun) -> dict[str, dict[str, float]]:
+    """The learning rates and the speed at the last log point, as the journal's end has them."""
+    latest: dict[str, dict[str, float]] = {}
+    journal = run.paths.journal
+    start = max(0, journal.stat().st_size - _TAIL) if journal.exists() else 0
+    for record in read(journal, start):
+        for name, value in record.metrics.items():
+            group, _, rest = name.partition("/")
+            if group in _GROUPS and not record.repeat:
+                latest.setdefault(_GROUPS[group], {})[rest or group] = value
+    return latest
+
+
 def _mlflow(run: found.FoundRun) -> list[str]:
     state = State.load(run.paths.tracking)
     destination = state.destination
     if state.current is None:
-        return ["off" if run.record.tracking is None else "nothing sent yet"]
+        if run.record.tracking is None:
+            return ["off"]
+        return [f"nothing sent yet; to send it: igniter sync {run.paths.root}"]
     lines = [f"run {destination.run_id or 'not made yet'} at {state.current}"]
     left = count_unsent(run.paths.journal, destination.offset)
     if left:
@@ -120,7 +143,8 @@ def _attempts(run: found.FoundRun) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [("#", "START", "END", "ITERATIONS", "OUTCOME", "HOST", "REASON")]
     attempts = run.record.attempts
     ends: list[int | None] = [attempt.from_iteration for attempt in attempts[1:]]
-    ends.append(None if run.status == "running" else run.record.iteration)
+    if attempts:
+        ends.append(None if run.status == "running" else run.record.iteration)
     for attempt, end in zip(attempts, ends, strict=True):
         killed = attempt.outcome == "running" and not run.live
         outcome = "killed" if killed else attempt.outcome

@@ -10,7 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 PART = ".part"
 REMOVED = ".removed"
@@ -58,6 +61,40 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """The file ``path`` open for reading; anything else, a link too, is refused without waiting.
+
+    A pipe put in the place of a file would keep its reader waiting for ever.
+
+    Raises:
+        OSError: it cannot be opened; EINVAL where it is no regular file.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a socket
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path)) from None
+        raise
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+
+
+def make_directory(path: Path) -> None:
+    """Make the directory ``path`` and those above it, each durably, where they are missing.
+
+    Raises:
+        OSError: one cannot be made, or a file has its name.
+    """
+    if path.is_dir():
+        return
+    if not path.parent.exists():
+        make_directory(path.parent)
+    path.mkdir(exist_ok=True)
+    fsync_directory(path.parent)
+
+
 def put_directory(part: Path, path: Path) -> None:
     """Give the directory ``part`` the name ``path``, durably, in the place of what has that name.
 
@@ -68,17 +105,18 @@ def put_directory(part: Path, path: Path) -> None:
         OSError: ``path`` is as before, or it is ``part`` and perhaps not yet durable.
     """
     replaced = path.with_name(f".{path.name}{REPLACED}")
-    if path.exists():
+    if os.path.lexists(path):
+        if os.path.lexists(replaced):  # an earlier replacement could not remove it
+            _delete(replaced)
         path.rename(replaced)
     try:
         part.rename(path)
     except OSError:
-        if replaced.exists():
+        if os.path.lexists(replaced):
             replaced.rename(path)
         raise
     fsync_directory(path.parent)
-    if replaced.exists():
-        remove_quietly(replaced)
+    remove_quietly(replaced)
 
 
 def fsync_directory(path: Path) -> None:
@@ -93,18 +131,31 @@ def fsync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def remove(path: Path) -> None:
-    """Remove a file or a tree; it is gone under its name before any part of it goes.
+def hide(path: Path) -> None:
+    """Take a file or a tree from its name, so that only :func:`empty` is left to do.
 
     Raises:
-        OSError: it could not be renamed (it is as before), or not be removed wholly (what is left
-            is hidden, and for :func:`sweep`).
+        OSError: it is as before.
     """
     hidden = path.with_name(f".{path.name}.{os.getpid()}{REMOVED}")
     if os.path.lexists(hidden):
         _delete(hidden)
     path.rename(hidden)
-    _delete(hidden)
+
+
+def empty(directory: Path) -> None:
+    """Delete what was hidden in ``directory``, by this process or an earlier one.
+
+    First it is made durable that it has no name any more: a power cut must not bring the name back
+    and its files not.
+
+    Raises:
+        OSError: some of it cannot be deleted, and is for the next call; the rest is gone.
+    """
+    hidden = [path for path in directory.iterdir() if path.match(f".*{REMOVED}")]
+    if hidden:
+        fsync_directory(directory)
+    _each(hidden, _delete)
 
 
 def unused(path: Path) -> Path:
@@ -128,15 +179,31 @@ def sweep(directory: Path) -> None:
     """Put right what writes, removals and replacements cut short left in ``directory``.
 
     Only for a directory in which no other process is writing: their temporaries look the same.
+
+    Raises:
+        OSError: something cannot be put right; the rest is.
     """
-    for path in list(directory.iterdir()):
-        if not path.name.startswith("."):
-            continue
-        original = directory / path.name[1:].removesuffix(REPLACED)
-        if path.name.endswith(REPLACED) and not original.exists():
-            path.rename(original)
-        elif path.name.endswith((PART, REMOVED, REPLACED)):
-            _delete(path)
+    _each((path for path in directory.iterdir() if path.name.startswith(".")), _put_right)
+
+
+def _put_right(path: Path) -> None:
+    original = path.with_name(path.name[1:].removesuffix(REPLACED))
+    if path.name.endswith(REPLACED) and not os.path.lexists(original):
+        path.rename(original)
+    elif path.name.endswith((PART, REMOVED, REPLACED)):
+        _delete(path)
+
+
+def _each(paths: Iterable[Path], act: Callable[[Path], None]) -> None:
+    """Let ``act`` have every path; the first failure is raised when all have been tried."""
+    failure = None
+    for path in sorted(paths):
+        try:
+            act(path)
+        except OSError as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
 
 
 def _delete(path: Path) -> None:

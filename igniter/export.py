@@ -10,11 +10,13 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from igniter import atomic, yamlfile
+from igniter.checkpoint.keys import module_state
 
 
 def export(
@@ -23,25 +25,34 @@ def export(
     """Write ``<name>.safetensors`` for each module, and ``parameters.yaml``.
 
     Each file is whole or as it was before. A tensor that two names share is stored once, under
-    the first.
+    the first. What a module's state holds besides tensors stays in the checkpoints.
 
     Raises:
         OSError: a file did not reach the disk.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_model
 
-    directory.mkdir(parents=True, exist_ok=True)
+    atomic.make_directory(directory)
     parameters = directory / "parameters.yaml"
     atomic.write_text(parameters, yamlfile.dump(dict(record)))
     for name, module in modules.items():
         path = directory / f"{name.replace('/', '_')}.safetensors"
         part = atomic.part_name(path)
         try:
-            save_model(module, str(part))
+            save_model(_tensors(module), str(part))
             shutil.copymode(parameters, part)  # safetensors lets the owner alone read it
             with part.open("rb+") as written:
                 os.fsync(written.fileno())
             part.replace(path)
+        except SafetensorError as error:  # its word for a full disk, too
+            raise OSError(str(error)) from error
         finally:
             atomic.remove_quietly(part)
     atomic.fsync_directory(directory)
+
+
+def _tensors(module: torch.nn.Module) -> Any:
+    """What safetensors asks of a module: its state, here of tensors alone, under plain names."""
+    state = {k: v for k, v in module_state(module).items() if isinstance(v, torch.Tensor)}
+    return SimpleNamespace(state_dict=lambda: state)

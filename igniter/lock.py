@@ -118,8 +118,9 @@ class RunLock:
             return
         try:
             os.ftruncate(self._descriptor, 0)
-        finally:
-            os.close(self._descriptor)
+        except OSError:  # whoever comes next finds that the kernel holds no lock of ours
+            pass
+        os.close(self._descriptor)
 
     def __enter__(self) -> RunLock:
         """The lock itself."""
@@ -140,7 +141,7 @@ def holder(path: Path) -> Holder | None:
     if held is not None:
         return held
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # it may be a pipe
     except OSError:
         return None
     try:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import datetime
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from igniter import rundir, startpoint
+from igniter import directories, startpoint
 from igniter.atomic import PART, sweep
-from igniter.checkpoint.store import CheckpointStore, Loaded
-from igniter.errors import UsageError
+from igniter.checkpoint.files import Loaded
+from igniter.checkpoint.store import CheckpointStore
+from igniter.errors import RunRefused, UsageError
 from igniter.identity import digest, plain, shaping
 from igniter.lock import RunLock
 from igniter.provenance import Provenance, collect
@@ -147,13 +149,15 @@ def open_run(
         raise startpoint.nothing_to_resume(paths.checkpoints)
     if settings.resume == "never" and paths.run_yaml.exists():
         with RunLock.acquire(paths.lock, break_lock=settings.break_lock, notify=notify):
-            notify(f"the earlier run is set aside as {rundir.set_aside(paths)}")
-    rundir.create(paths)
-    lock = RunLock.acquire(paths.lock, break_lock=settings.break_lock, notify=notify)
+            notify(f"the earlier run is set aside as {directories.set_aside(paths)}")
+    directories.create(paths)
+    with _usable(paths):
+        lock = RunLock.acquire(paths.lock, break_lock=settings.break_lock, notify=notify)
     _opened.add(root)
     try:
-        _sweep(paths)
-        return _open_locked(settings, asked, paths, lock, warn)
+        with _usable(paths):
+            _sweep(paths)
+            return _open_locked(settings, asked, paths, lock, warn)
     except BaseException:
         lock.release()
         raise
@@ -171,7 +175,7 @@ def _open_locked(
     )
     store.sweep()
     before = RunRecord.load(paths.run_yaml) if paths.run_yaml.exists() else None
-    provenance = collect(asked.script)
+    provenance = collect(asked.script, inputs=settings.inputs)
     loaded, own = startpoint.starting_point(settings, store, before, warn)
     stored = startpoint.stored_arguments(before, loaded if own else None)
     if stored is not None:
@@ -185,9 +189,21 @@ def _open_locked(
     record.arguments = dict(asked.identity)
     record.parameters = mask_mapping(plain(asked.parameters))
     record.origin = startpoint.origin(settings) or record.origin
-    target = choose_target(settings, asked.script, warn)
+    target = choose_target(settings, asked.script, paths.root, warn)
     record.tracking = None if target is None else dict(target.written)
     return Opened(paths, lock, record, store, loaded, own, provenance, target)
+
+
+@contextmanager
+def _usable(paths: Paths) -> Iterator[None]:
+    """Turn a disk's refusal before training begins into one of the run."""
+    try:
+        yield
+    except OSError as error:
+        raise RunRefused(
+            f"the run in {paths.root} cannot be begun: {error}.\n"
+            "What is there stands. Mend that, or make room, and run the same command again."
+        ) from error
 
 
 def _sweep(paths: Paths) -> None:
@@ -208,7 +224,8 @@ def begin_attempt(opened: Opened, total: int) -> None:
         from_iteration=opened.iteration,
         **opened.provenance.attempt_fields(),
     )
-    opened.record.save(opened.paths.run_yaml)
+    with _usable(opened.paths):
+        opened.record.save(opened.paths.run_yaml)
 
 
 def utc_now() -> str:

@@ -1,18 +1,14 @@
-"""The directory of a run: every path in it, and ``run.yaml``, the record of the run."""
+"""What is in a run's directory: every path, and ``run.yaml``, the record of the run."""
 
 from __future__ import annotations
 
 import dataclasses
-import errno
-import os
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from igniter import atomic, yamlfile
-from igniter.errors import IgniterError, RunRefused, UsageError
+from igniter.errors import IgniterError, RunRefused
 
 FORMAT_VERSION = 1
 
@@ -55,6 +51,16 @@ class Paths:
         return self.root / "tracking.json"
 
     @property
+    def pictures(self) -> tuple[Path, Path]:
+        """The metrics over iterations, as PNG and SVG; drawn whenever an attempt ends."""
+        return self.root / "metrics.png", self.root / "metrics.svg"
+
+    @property
+    def figures(self) -> Path:
+        """What the steps and handlers drew: ``<name>/iteration-<8 digits>.png`` below it."""
+        return self.root / "figures"
+
+    @property
     def lock(self) -> Path:
         """Held by the process at work in the directory."""
         return self.root / "run.lock"
@@ -78,6 +84,8 @@ class Attempt:
     git_dirty: bool | None = None
     versions: dict[str, str] = field(default_factory=dict)
     script_sha256: str | None = None
+    sources: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -159,63 +167,11 @@ class RunRecord:
         self.status = status
 
 
-def create(paths: Paths) -> None:
-    """Make the run's directories and see that they can be written to.
-
-    Raises:
-        UsageError: one of them cannot be made or written to.
-    """
-    for directory in (paths.root, paths.checkpoints, paths.model):
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            if not os.access(directory, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, "it is read-only for this user")
-        except OSError as error:
-            raise UsageError(
-                f"cannot write to the directory {directory}: {error.strerror}.\n"
-                "Choose another place with --output-dir, --checkpoint-dir or --model-dir."
-            ) from error
-
-
-def set_aside(paths: Paths, clock: Callable[[], float] = time.time) -> Path:
-    """Rename the run's directory so that a fresh run can take its place; return the new path.
-
-    It becomes ``<root>.old-<UTC time>``, with a counter where that is taken. Checkpoints and model
-    kept outside ``root`` are renamed likewise. A lock held in the directory moves with it.
-
-    Raises:
-        UsageError: it cannot be renamed.
-    """
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(clock()))
-    outside = [
-        directory
-        for directory in (paths.checkpoints, paths.model)
-        if directory.is_dir() and not directory.resolve().is_relative_to(paths.root.resolve())
-    ]
-    for directory in outside:
-        _rename_aside(directory, stamp)
-    return _rename_aside(paths.root, stamp)
-
-
-def _rename_aside(directory: Path, stamp: str) -> Path:
-    directory = directory.absolute()  # "." has no name to build on
-    target = atomic.unused(directory.with_name(f"{directory.name}.old-{stamp}"))
-    try:
-        directory.rename(target)
-        atomic.fsync_directory(target.parent)
-    except OSError as error:
-        raise UsageError(
-            f"cannot set {directory} aside as {target.name}: {error.strerror}.\n"
-            "Rename it by hand, or choose another --output-dir."
-        ) from error
-    return target
-
-
 # The types of the fields that are never null, of the run and of its attempts.
 _TYPES: dict[type, tuple[str, ...]] = {
     str: ("name", "script", "identity", "status", "start", "host", "outcome", "resume_command"),
     int: ("format_version", "iteration", "epoch", "number", "pid", "from_iteration"),
-    dict: ("arguments", "parameters", "metrics", "versions"),
+    dict: ("arguments", "parameters", "metrics", "versions", "sources", "inputs"),
     list: ("attempts", "command"),
 }
 

@@ -7,13 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from igniter.checkpoint.files import Loaded
 from igniter.checkpoint.manifest import Checkpoint
 from igniter.checkpoint.portable import encode, is_storable
 from igniter.checkpoint.state import SavedObjects
-from igniter.checkpoint.store import CheckpointStore, Loaded
+from igniter.checkpoint.store import CheckpointStore
 from igniter.errors import NonFiniteError, SaveFailed
 from igniter.loader import Batches
 from igniter.metrics import Accumulated
+from igniter.rundir import RunRecord
 from igniter.tracking.journal import Journal
 
 OnNan = Literal["stop", "warn"]
@@ -41,6 +43,7 @@ class Saver:
 
     Args:
         values: each engine's ``state.metrics``, which handlers may read at any time.
+        record: its ``metrics`` are saved, and put back.
         on_nan: whether a state that is not finite stops the run or is only left unsaved.
         extra: more entries for each manifest.
         last_good: the newest checkpoint there is, None before the first.
@@ -54,6 +57,7 @@ class Saver:
         metrics: Mapping[str, Accumulated],
         values: Mapping[str, dict[str, Any]],
         journal: Journal,
+        record: RunRecord,
         *,
         on_nan: OnNan,
         extra: Mapping[str, Any],
@@ -66,6 +70,7 @@ class Saver:
         self._metrics = metrics
         self._values = values
         self._journal = journal
+        self._record = record
         self._on_nan = on_nan
         self._extra = extra
         self._warn = warn
@@ -85,8 +90,11 @@ class Saver:
                     engine: {name: value for name, value in values.items() if is_storable(value)}
                     for engine, values in self._values.items()
                 },
+                # run.yaml is written after the checkpoint, and a kill may come in between.
+                "reported": {n: float(value) for n, value in self._record.metrics.items()},
                 "modes": self._objects.modes(),
                 "gradients": self._objects.gradients(),
+                "groups": self._objects.groups(),
             },
         )
 
@@ -134,8 +142,8 @@ class Saver:
         Raises:
             CheckpointMismatch: it does not fit.
         """
-        self._objects.restore(loaded.state, str(loaded.checkpoint.path))
-        rank_state = loaded.rank_state
+        rank_state, path = loaded.rank_state, str(loaded.checkpoint.path)
+        self._objects.restore(loaded.state, path, rank_state["groups"])
         altered = self._objects.first_altered(loaded.state)
         if altered is not None:
             self._warn(
@@ -145,6 +153,7 @@ class Saver:
         self._batches.load_state_dict(rank_state["loader"])
         self._objects.restore_modes(rank_state["modes"])
         self._objects.restore_gradients(rank_state["gradients"])
+        self._record.metrics = dict(rank_state["reported"])
         for engine, values in rank_state["values"].items():
             if engine in self._values:
                 self._values[engine].update(values)

@@ -17,11 +17,17 @@ _SECRET = re.compile(
     _(passwords?|passwd|passphrase|secrets?|credentials?|apikeys?)_
     | _(api|access|private)_keys?_
     | ^_token_$
+    | ^_mlflow_tracking_username_$
     | _(?!(bos|cls|end|eos|image|mask|pad|sep|special|start|stop|target|unk)_)[a-z]+_token_$
     """,
     re.VERBOSE,
 )
-_USER_INFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,30}://)[^/\s]*@")
+# A password may hold "/" (database drivers take it); "host:8080/…@" is a port and a path.
+_USER_INFO = re.compile(
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,30}://)(?:[^/\s]*|[^:/\s]*:(?!\d+/)[^\s@]*)@"
+)
+# What signs a URI for whoever holds it: of S3, Google and Azure. A setting may be called so too.
+_SIGNATURE = re.compile(r"(x-(amz|goog)-)?signature|sig", re.IGNORECASE)
 # name=value in a URI, a connection string or an object's repr; "name": value in JSON or a dict's
 # repr. The quotes are escaped in JSON within JSON. Prose ("the password: it is …") is neither.
 _NAME = re.compile(
@@ -79,7 +85,9 @@ def mask_uri(text: str) -> str:
     while match := _NAME.search(text, done):
         parts.append(text[done : match.end()])
         done = match.end()
-        if is_secret(match["name"] or match["key"]):
+        name = match["name"] or match["key"]
+        signs = text[: match.start()].endswith(("?", "&")) and _SIGNATURE.fullmatch(name)
+        if signs or is_secret(name):
             quoted = _QUOTED.match(text, done)
             parts.append(f"{quoted['quote']}{MASK}{quoted['quote']}" if quoted else MASK)
             done = quoted.end() if quoted else _value_end(text, done)

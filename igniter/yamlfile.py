@@ -11,6 +11,7 @@ import yaml
 from igniter.errors import UsageError
 
 _NULL = "tag:yaml.org,2002:null"
+_DEEPEST = 100
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def read_settings(path: Path) -> list[Setting]:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the settings file {path}: {error}") from error
     try:
-        _refuse_tags(path, text)
+        _check(path, text)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise UsageError(_syntax_message(path, error)) from error
@@ -70,12 +71,24 @@ def _value(path: Path, key: str, node: yaml.Node) -> str | list[str] | None:
     raise UsageError(f"{_at(path, node)}: '{key}' holds keys; keys are flags; put lists as [a, b]")
 
 
-def _refuse_tags(path: Path, text: str) -> None:
-    """A tag would say what type a value has, or name code to run: neither is for a file to say."""
+def _check(path: Path, text: str, *, aliases: bool = True) -> None:
+    """Refuse what is not for a file to say, or takes more time or memory than there is.
+
+    A tag would say what type a value has, or name code to run. A few lines of ``aliases`` to
+    aliases can stand for more values than fit into memory. The time to read what is nested grows
+    with the square of its depth.
+    """
+    depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         tag = getattr(event, "tag", None)
         if tag is not None:
             raise UsageError(f"{_at(path, event)}: the tag '{tag}' is not allowed; leave it out")
+        if isinstance(event, yaml.AliasEvent) and not aliases:
+            raise UsageError(f"{_at(path, event)}: an alias is not allowed; write the value out")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise UsageError(f"{_at(path, event)}: nested more than {_DEEPEST} levels deep")
 
 
 def _at(path: Path, node: Any) -> str:
@@ -83,15 +96,22 @@ def _at(path: Path, node: Any) -> str:
     return f"{path}:{node.start_mark.line + 1}"
 
 
-def _syntax_message(path: Path, error: yaml.YAMLError) -> str:
+def _syntax_message(path: Path, error: Exception) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"{path}:{error.problem_mark.line + 1}: not valid YAML: {error.problem}"
     return f"{path}: not valid YAML: {error}"
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes a value that two keys share twice: :func:`load` takes no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 def dump(data: Any) -> str:
-    """``data``, built from plain types, as YAML in the order given."""
-    text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    """``data``, built from plain types and no part of itself, as YAML in the order given."""
+    text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     return text
 
 
@@ -107,12 +127,14 @@ def dump_line(key: str, value: Any) -> str:
 def load(path: Path) -> Any:
     """What :func:`dump` wrote to ``path``.
 
-    Raises :class:`UsageError` when the file is not YAML, and :class:`OSError` when it cannot
-    be read.
+    Raises :class:`UsageError` when the file is not YAML that :func:`dump` writes, and
+    :class:`OSError` when it cannot be read.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UsageError(_syntax_message(path, error)) from error
+        text = path.read_text(encoding="utf-8")
+        _check(path, text, aliases=False)
+        return yaml.safe_load(text)
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not a text file: {error}") from error
+    except (yaml.YAMLError, ValueError) as error:  # such as the date 2026-13-40
+        raise UsageError(_syntax_message(path, error)) from error

@@ -81,7 +81,7 @@ def test_a_file_system_without_directory_sync_is_no_failure(
 
 
 def test_remove_renames_before_it_deletes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A removal that fails half-way has already taken the tree from its name; sweep ends it."""
+    """A removal that fails has already taken the tree from its name; the next one ends it."""
     tree = tmp_path / "tree"
     tree.mkdir()
     (tree / "file").write_text("x")
@@ -91,12 +91,14 @@ def test_remove_renames_before_it_deletes(tmp_path: Path, monkeypatch: pytest.Mo
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "rmdir", fail)
-        with pytest.raises(OSError, match="Input/output"):
-            atomic.remove(tree)
-    assert not tree.exists()
-    assert len(names(tmp_path)) == 1
-    atomic.sweep(tmp_path)
-    assert names(tmp_path) == []
+        atomic.hide(tree)
+        for act in (atomic.empty, atomic.sweep):
+            with pytest.raises(OSError, match="Input/output"):
+                act(tmp_path)
+    assert names(tmp_path) == [f".tree.{os.getpid()}.removed"]
+    (tmp_path / ".mine.part").write_text("x")
+    atomic.empty(tmp_path)
+    assert names(tmp_path) == [".mine.part"]
 
 
 def test_sweep_takes_leftovers_only(tmp_path: Path) -> None:
@@ -117,3 +119,50 @@ def test_unused_counts_past_what_is_taken(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a-2").symlink_to("nowhere")
     assert atomic.unused(tmp_path / "a").name == "a-3"
+
+
+def test_sweep_puts_right_what_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thing that cannot be removed, as on NFS while it is read, does not keep the rest."""
+    for name in (".a.1.part", ".b.1.removed"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".z.replaced").write_text("x")
+    (tmp_path / ".y.1.part").write_text("x")
+
+    def busy(path: object, *args: object, **kwargs: object) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", busy)
+        with pytest.raises(OSError, match="busy"):
+            atomic.sweep(tmp_path)
+    assert names(tmp_path) == [".a.1.part", ".b.1.removed", "z"]
+    atomic.sweep(tmp_path)
+    assert names(tmp_path) == ["z"]
+
+
+def test_a_directory_is_made_durably(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each one that is missing, the name of each fsynced; those that are there are left alone."""
+    synced: list[str] = []
+    monkeypatch.setattr(atomic, "fsync_directory", lambda path: synced.append(path.name))
+    for _ in range(2):
+        atomic.make_directory(tmp_path / "a" / "b")
+    assert synced == [tmp_path.name, "a"]
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "file", tmp_path / "file" / "a"):
+        with pytest.raises(OSError, match=r"File exists|Not a directory"):
+            atomic.make_directory(path)
+
+
+def test_only_a_regular_file_is_opened(tmp_path: Path) -> None:
+    """A pipe, a link and a directory are refused at once; no descriptor is left open."""
+    (tmp_path / "file").write_bytes(b"x")
+    with atomic.open_regular(tmp_path / "file") as stream:
+        assert stream.read() == b"x"
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "folder").mkdir()
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    for name in ("pipe", "link", "folder"):
+        with pytest.raises(OSError, match="not a regular file"):
+            atomic.open_regular(tmp_path / name)
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from igniter import rundir
+from igniter import directories
 from igniter.errors import RunRefused, UsageError
 from igniter.rundir import Attempt, Paths, RunRecord
 
@@ -160,8 +160,8 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
 def test_create_makes_the_directories_and_again(tmp_path: Path) -> None:
     """They are made once and accepted when there."""
     paths = Paths(tmp_path / "a" / "b", model=tmp_path / "m")
-    rundir.create(paths)
-    rundir.create(paths)
+    directories.create(paths)
+    directories.create(paths)
     assert paths.checkpoints.is_dir()
     assert (tmp_path / "m").is_dir()
 
@@ -172,10 +172,10 @@ def test_create_names_a_directory_that_cannot_be(
     """A file in the way, or no permission to write, is a usage error that names the path."""
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=r"file/run: Not a directory"):
-        rundir.create(Paths(tmp_path / "file" / "run"))
+        directories.create(Paths(tmp_path / "file" / "run"))
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
     with pytest.raises(UsageError, match=r"run: it is read-only(.|\n)*--output-dir"):
-        rundir.create(Paths(tmp_path / "run"))
+        directories.create(Paths(tmp_path / "run"))
 
 
 def test_set_aside_renames_and_never_overwrites(tmp_path: Path) -> None:
@@ -183,9 +183,9 @@ def test_set_aside_renames_and_never_overwrites(tmp_path: Path) -> None:
     paths = Paths(tmp_path / "run")
     names = []
     for text in ("first", "second"):
-        rundir.create(paths)
+        directories.create(paths)
         (paths.root / "content").write_text(text)
-        moved = rundir.set_aside(paths, clock=lambda: 0.0)
+        moved = directories.set_aside(paths, clock=lambda: 0.0)
         names.append(moved.name)
         assert (moved / "content").read_text() == text
     assert names == ["run.old-19700101-000000", "run.old-19700101-000000-2"]
@@ -195,8 +195,8 @@ def test_set_aside_renames_and_never_overwrites(tmp_path: Path) -> None:
 def test_set_aside_takes_directories_outside_along(tmp_path: Path) -> None:
     """Checkpoints kept elsewhere would else be found by the fresh run."""
     paths = Paths(tmp_path / "run", checkpoints=tmp_path / "big")
-    rundir.create(paths)
-    rundir.set_aside(paths, clock=lambda: 0.0)
+    directories.create(paths)
+    directories.set_aside(paths, clock=lambda: 0.0)
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == [
         "big.old-19700101-000000",
@@ -209,11 +209,11 @@ def test_set_aside_that_fails_is_a_usage_error(
 ) -> None:
     """A directory that cannot be renamed is named, with a way on."""
     paths = Paths(tmp_path / "run")
-    rundir.create(paths)
+    directories.create(paths)
 
     def fail(*args: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "rename", fail)
     with pytest.raises(UsageError, match=r"run aside.*not permitted(.|\n)*--output-dir"):
-        rundir.set_aside(paths)
+        directories.set_aside(paths)

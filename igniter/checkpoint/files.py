@@ -1,21 +1,59 @@
-"""One file of a checkpoint: written with its checksum taken, read only as what was verified."""
+"""The files of a checkpoint: written with their checksums taken, read only as what was verified."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 import torch
 
 from igniter import atomic
+from igniter.checkpoint import manifest as manifests
 from igniter.checkpoint import portable
-from igniter.checkpoint.manifest import open_verified
-from igniter.errors import CheckpointDamaged
+from igniter.checkpoint.manifest import RANK_STATE, STATE, Checkpoint, open_verified, unreadable
+from igniter.errors import CheckpointDamaged, RunRefused
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint's content. Tensors are on the CPU."""
+
+    checkpoint: Checkpoint
+    manifest: Mapping[str, Any]
+    state: Any
+    rank_state: Any
+
+
+def load_at_position(checkpoint: Checkpoint) -> Loaded:
+    """:func:`load`, after its manifest was read and seen to be that of its position.
+
+    Raises:
+        CheckpointDamaged, RunRefused: as :func:`igniter.checkpoint.manifest.read` and :func:`load`.
+    """
+    manifest = manifests.read(checkpoint.path)
+    manifests.check_position(checkpoint, manifest)
+    return load(checkpoint, manifest)
+
+
+def load(checkpoint: Checkpoint, manifest: Mapping[str, Any]) -> Loaded:
+    """The content of a checkpoint whose manifest was read.
+
+    Raises:
+        CheckpointDamaged: a file is not what the manifest says, or holds anything but plain data.
+        RunRefused: one cannot be read for a reason that may pass.
+    """
+    return Loaded(
+        checkpoint,
+        manifest,
+        state=read(checkpoint.path, STATE, manifest),
+        rank_state=read(checkpoint.path, RANK_STATE, manifest),
+    )
 
 
 def read(path: Path, name: str, manifest: Mapping[str, Any]) -> Any:
@@ -23,15 +61,24 @@ def read(path: Path, name: str, manifest: Mapping[str, Any]) -> Any:
 
     Raises:
         CheckpointDamaged: it is not what its manifest says, or holds anything but plain data.
-        RunRefused: it cannot be read for a reason that may pass.
+        RunRefused: it cannot be read for a reason that may pass, such as too little memory.
     """
+    file = path / name
     with open_verified(path, name, manifest) as stream, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
+            _check_archive(stream, manifest["files"][name]["size"])
             return _load(stream)
-        except (pickle.UnpicklingError, ValueError) as error:
+        except OSError as error:
+            raise unreadable(file, error) from error
+        except (RuntimeError, MemoryError) as error:  # torch's word for too little memory, too
+            raise RunRefused(
+                f"{file} is what was written, and cannot be loaded: {error or 'out of memory'}.\n"
+                "Mend that and start again."
+            ) from error
+        except Exception as error:  # whatever a file made to be loaded wrongly brings about
             raise CheckpointDamaged(
-                f"{path / name} holds something that is not plain data; refused to run it."
+                f"{file} holds something that is not plain data; refused to run it."
             ) from error
 
 
@@ -49,6 +96,18 @@ def write(path: Path, content: Any) -> dict[str, Any]:
         warnings.simplefilter("ignore")
         torch.save(content, cast("IO[bytes]", file))  # it asks for no more
         return file.finish()
+
+
+def _check_archive(stream: BinaryIO, size: int) -> None:
+    """See that this is an archive as ``torch.save`` writes it, which holds no more than its size.
+
+    A compressed one, or one whose parts overlap, can be a thousand times larger in memory.
+    """
+    with zipfile.ZipFile(stream) as archive:
+        parts = archive.infolist()
+    if sum(part.file_size for part in parts) > size or any(part.compress_type for part in parts):
+        raise ValueError("not an archive that igniter wrote")
+    stream.seek(0)
 
 
 def _load(stream: BinaryIO) -> Any:

@@ -33,7 +33,7 @@ def _pack_array(array: Any) -> Any:
 def _unpack_array(parts: Any) -> Any:
     descr, shape, raw = parts
     dtype = descr_to_dtype(descr)
-    if not raw.numel():
+    if not dtype.itemsize:  # no view has it
         return numpy.empty(shape, dtype)
     return raw.numpy().view(dtype).reshape(shape)
 

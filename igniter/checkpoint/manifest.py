@@ -8,12 +8,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from igniter import atomic
 from igniter.errors import CheckpointDamaged, RunRefused
 
 FORMAT_VERSION = 1
@@ -25,6 +27,10 @@ _NAME = re.compile(r"iteration-([0-9]{8,})(-final)?")
 _FILE = re.compile(r"state\.pt|rank-[0-9]{5}\.pt")
 _SUM = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 1 << 20
+_LONGEST = 1 << 26  # bytes of a manifest; a longer one is no manifest
+# A name that leads to no file at all, to something else, or to a bad sector. What else can go wrong
+# with reading may pass: no permission, a server that is away, a stale handle.
+_DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EIO}
 
 
 @dataclass(frozen=True, order=True)
@@ -54,12 +60,19 @@ def scan(directory: Path) -> list[Checkpoint]:
     """Every directory in ``directory`` named as a checkpoint, sound or not, in order of position.
 
     A directory that does not exist holds none.
+
+    Raises:
+        RunRefused: it cannot be listed.
     """
     found = []
     try:
         entries = list(directory.iterdir())
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise RunRefused(
+            f"{directory} cannot be listed: {error.strerror}.\nMend that and start again."
+        ) from error
     for path in entries:
         match = _NAME.fullmatch(path.name)
         if match is None or path.is_symlink() or not path.is_dir():
@@ -85,9 +98,10 @@ def read(path: Path) -> dict[str, Any]:
     """
     file = path / MANIFEST
     try:
-        data = file.read_bytes()
+        with atomic.open_regular(file) as stream:
+            data = stream.read(_LONGEST)
     except OSError as error:
-        raise _unreadable(file, error) from error
+        raise unreadable(file, error) from error
     try:
         manifest: dict[str, Any] = json.loads(data)
         checksum = manifest.pop("checksum")
@@ -116,23 +130,16 @@ def open_verified(path: Path, name: str, manifest: Mapping[str, Any]) -> BinaryI
     """
     file, expected = path / name, manifest["files"][name]
     try:
-        stream = file.open("rb")
+        stream = atomic.open_regular(file)
         try:
-            size, digest = _measure(stream)
+            _compare(file, stream, expected)
             stream.seek(0)
         except BaseException:
             stream.close()
             raise
     except OSError as error:
-        raise _unreadable(file, error) from error
-    if (size, digest) == (expected["size"], expected["sha256"]):
-        return stream
-    stream.close()
-    if size != expected["size"]:
-        what = f"it has {size} bytes, its manifest says {expected['size']}"
-    else:
-        what = f"its sha256 is {digest[:12]}…, its manifest says {expected['sha256'][:12]}…"
-    raise CheckpointDamaged(f"{file} is damaged: {what}.")
+        raise unreadable(file, error) from error
+    return stream
 
 
 def verify(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -166,7 +173,11 @@ def _check_form(file: Path, manifest: dict[str, Any]) -> None:
     files = manifest.get("files")
     sound = (
         type(manifest.get("iteration")) is int
+        and manifest["iteration"] >= 0
+        and type(manifest.get("epoch")) is int
         and type(manifest.get("final")) is bool
+        and type(manifest.get("journal_offset", 0)) is int
+        and isinstance(manifest.get("arguments", {}), dict)
         and isinstance(files, dict)
         and {STATE, RANK_STATE} <= set(files)
         and all(
@@ -189,16 +200,25 @@ def _checksum(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(_canonical(body)).hexdigest()
 
 
-def _measure(stream: BinaryIO) -> tuple[int, str]:
-    size, digest = 0, hashlib.sha256()
+def _compare(file: Path, stream: BinaryIO, expected: Mapping[str, Any]) -> None:
+    """See that the open ``file`` has the size and the checksum of its manifest entry."""
+    size, digest = os.fstat(stream.fileno()).st_size, hashlib.sha256()
+    if size != expected["size"]:  # known without reading what may be endless
+        raise CheckpointDamaged(
+            f"{file} is damaged: it has {size} bytes, its manifest says {expected['size']}."
+        )
     while chunk := stream.read(_CHUNK):
-        size += len(chunk)
         digest.update(chunk)
-    return size, digest.hexdigest()
+    found = digest.hexdigest()
+    if found != expected["sha256"]:
+        raise CheckpointDamaged(
+            f"{file} is damaged: its sha256 is {found[:12]}…, its manifest says "
+            f"{expected['sha256'][:12]}…."
+        )
 
 
-def _unreadable(file: Path, error: OSError) -> RunRefused:
-    """A file that is gone or lies on a bad sector is damage; the rest may pass and is not."""
-    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO):
+def unreadable(file: Path, error: OSError) -> RunRefused:
+    """The error for a file that cannot be read: damage, or what may pass and is not."""
+    if error.errno in _DAMAGE:
         return CheckpointDamaged(f"{file} is damaged: {error.strerror}.")
     return RunRefused(f"{file} cannot be read: {error.strerror}.\nMend that and start again.")

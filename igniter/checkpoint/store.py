@@ -11,25 +11,15 @@ from __future__ import annotations
 import datetime
 import warnings
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from igniter import atomic
 from igniter.checkpoint import files, portable
 from igniter.checkpoint import manifest as manifests
+from igniter.checkpoint.files import Loaded
 from igniter.checkpoint.manifest import MANIFEST, RANK_STATE, STATE, Checkpoint, name_of
 from igniter.errors import CheckpointDamaged, NoUsableCheckpoint, RunRefused, UsageError
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A checkpoint's content. Tensors are on the CPU."""
-
-    checkpoint: Checkpoint
-    manifest: Mapping[str, Any]
-    state: Any
-    rank_state: Any
 
 
 class CheckpointStore:
@@ -82,8 +72,11 @@ class CheckpointStore:
 
     def find(self, iteration: int) -> Checkpoint | None:
         """The complete checkpoint of ``iteration``, the final one if there are two, or None."""
-        found = (one for one in reversed(self.list()) if one.iteration == iteration)
-        return next(found, None)
+        for final in (True, False):
+            found = Checkpoint(iteration, final, self.directory / name_of(iteration, final))
+            if found.manifest.is_file():
+                return found
+        return None
 
     def commit(
         self,
@@ -117,7 +110,8 @@ class CheckpointStore:
         }
         checkpoint = Checkpoint(iteration, final, self.directory / name_of(iteration, final))
         part = atomic.part_name(checkpoint.path)
-        self.directory.mkdir(parents=True, exist_ok=True)
+        atomic.make_directory(self.directory)
+        atomic.remove_quietly(part)  # what a failed commit of this position could not take away
         try:
             part.mkdir()
             entries = {name: files.write(part / name, held) for name, held in contents.items()}
@@ -147,13 +141,16 @@ class CheckpointStore:
         A damaged one is renamed ``damaged-…`` with a warning, and the one before is tried.
 
         Raises:
-            RunRefused: one cannot be read for a reason that may pass, or a newer igniter wrote it.
+            RunRefused: one cannot be read for a reason that may pass, a newer igniter wrote it, or
+                a damaged one cannot be renamed.
         """
         for checkpoint in reversed(manifests.scan(self.directory)):
             try:
-                manifest = manifests.read(checkpoint.path)
-                manifests.check_position(checkpoint, manifest)
-                return _load(checkpoint, manifest)
+                return files.load_at_position(checkpoint)
+            except CheckpointDamaged:
+                pass  # believed when seen twice: a server's hiccup is an input/output error, too
+            try:
+                return files.load_at_position(checkpoint)
             except CheckpointDamaged as error:
                 self._set_aside(checkpoint, error)
         return None
@@ -161,14 +158,17 @@ class CheckpointStore:
     def prune(self) -> None:
         """Remove the checkpoints that nothing asks to keep; what cannot be removed is told of."""
         every = self.keep_every
-        for checkpoint in self.list()[: -self.keep_last]:
-            iteration = checkpoint.iteration
-            if iteration in self.protected or (every and iteration % every == 0):
-                continue
-            try:
-                atomic.remove(checkpoint.path)
-            except OSError as error:
-                self._warn(f"the old checkpoint {checkpoint.path} could not be removed: {error}.")
+        try:
+            for checkpoint in self.list()[: -self.keep_last]:
+                iteration = checkpoint.iteration
+                if iteration not in self.protected and not (every and iteration % every == 0):
+                    atomic.hide(checkpoint.path)
+            atomic.empty(self.directory)
+        except (OSError, RunRefused) as error:
+            self._warn(
+                f"an old checkpoint could not be removed: {error}. That is tried again after the "
+                "next save."
+            )
 
     def link_best(self, iteration: int) -> None:
         """Point the link ``best`` to the checkpoint of ``iteration``, where there is one."""
@@ -185,13 +185,7 @@ class CheckpointStore:
         position = (checkpoint.iteration, checkpoint.final)
         for later in reversed(manifests.scan(self.directory)):  # a death leaves no gap
             if (later.iteration, later.final) > position:
-                try:
-                    _rename(later.path, "later-")
-                except OSError as error:
-                    raise RunRefused(
-                        f"cannot set the later checkpoint {later.path} aside: {error.strerror}.\n"
-                        "Rename or move it by hand, or give this run another --output-dir."
-                    ) from error
+                _rename(later.path, "later-", f"{later.path} is later than where the run goes on.")
 
     def _link(self, name: str, checkpoint: Checkpoint) -> None:
         link = self.directory / name
@@ -203,11 +197,8 @@ class CheckpointStore:
             atomic.remove_quietly(part)
 
     def _set_aside(self, checkpoint: Checkpoint, damage: CheckpointDamaged) -> None:
-        try:
-            outcome = f"It is now {_rename(checkpoint.path, 'damaged-').name}"
-        except OSError as error:
-            outcome = f"It could not be renamed ({error})"
-        self._warn(f"{damage}\n{outcome}; the checkpoint before it is used.")
+        name = _rename(checkpoint.path, "damaged-", str(damage)).name
+        self._warn(f"{damage}\nIt is now {name}; the checkpoint before it is used.")
 
 
 def load(path: Path) -> Loaded:
@@ -230,21 +221,22 @@ def load(path: Path) -> Loaded:
             )
         path = found[-1].path
     manifest = manifests.read(path)
-    return _load(Checkpoint(manifest["iteration"], manifest["final"], path), manifest)
+    return files.load(Checkpoint(manifest["iteration"], manifest["final"], path), manifest)
 
 
-def _load(checkpoint: Checkpoint, manifest: Mapping[str, Any]) -> Loaded:
-    return Loaded(
-        checkpoint,
-        manifest,
-        state=files.read(checkpoint.path, STATE, manifest),
-        rank_state=files.read(checkpoint.path, RANK_STATE, manifest),
-    )
+def _rename(path: Path, prefix: str, why: str) -> Path:
+    """Rename a checkpoint so that it is none any more; return its new path.
 
-
-def _rename(path: Path, prefix: str) -> Path:
-    """Rename a checkpoint so that it is none any more; return its new path."""
+    Raises:
+        RunRefused: it cannot be. Under its name it would count as newer than what is saved next.
+    """
     target = atomic.unused(path.with_name(prefix + path.name))
-    path.rename(target)
-    atomic.fsync_directory(path.parent)
+    try:
+        path.rename(target)
+        atomic.fsync_directory(path.parent)
+    except OSError as error:
+        raise RunRefused(
+            f"{why}\nIt cannot be set aside as {target.name}: {error.strerror}.\n"
+            "Rename or move it by hand, or give this run another --output-dir."
+        ) from error
     return target
