@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ from igniter import config, flags
 from igniter.errors import UsageError
 from igniter.identity import shaping
 from igniter.options import Option, end_of_options, key, options, write_out_switches
+from igniter.secrets import MASK, is_secret
 from igniter.settings import Settings
 
 
@@ -27,9 +29,16 @@ class Parser(argparse.ArgumentParser):
     """argparse's parser, which can read a source of its own and name it in its errors."""
 
     _origin = ""
+    inputs: tuple[str, ...] = ()
 
     def error(self, message: str) -> NoReturn:
-        """Print the usage and ``message``, with the source it is about, and exit with 2."""
+        """Print the usage and ``message``, with the source it is about, and exit with 2.
+
+        What argparse quotes of the value of a secret argument is masked.
+        """
+        argument = re.match(r"argument (\S+):", message)
+        if argument and any(is_secret(name) for name in argument[1].split("/")):
+            message = re.sub("'.*", MASK, message, flags=re.DOTALL)
         super().error(f"{self._origin}: {message}" if self._origin else message)
 
     def given(self, tokens: Sequence[str], origin: str = "") -> dict[str, Any]:
@@ -65,7 +74,19 @@ class Parser(argparse.ArgumentParser):
         hint = ""
         if name.startswith("-"):
             hint = config.nearest(key(name.lstrip("-")), known, lambda near: repr(known[near]))
-        return f"unrecognized arguments: {' '.join(unknown)}{hint}"
+        # A value may be that of a misspelt secret.
+        flags = [token.partition("=")[0] for token in unknown if token.startswith("-")]
+        return f"unrecognized arguments: {' '.join(flags or unknown)}{hint}"
+
+
+class Arguments(argparse.Namespace):
+    """The arguments of a script, and beside them which of these are its inputs.
+
+    ``vars`` of it is the arguments alone, which make the run's identity and its parameters.
+    """
+
+    __slots__ = ("_inputs",)
+    _inputs: tuple[str, ...]
 
 
 class _Given(argparse.Namespace):
@@ -132,6 +153,7 @@ def build_parser(
         for title, paths in (("Inputs", inputs), ("Dependencies", dependencies)):
             if paths:
                 _add_paths(parser, title, paths)
+        parser.inputs = tuple(map(key, inputs or ()))
         flags.add_arguments(parser)
         # Last, so that its parser.set_defaults can change igniter's defaults.
         if arguments is not None:
@@ -171,7 +193,8 @@ def parse(
         entries.pop(dest, None)
     for entry in entries.values():
         parser.given(entry.tokens, entry.origin)
-    namespace = parser.parse_args(_insert(tokens, entries.values()))
+    namespace = parser.parse_args(_insert(tokens, entries.values()), Arguments())
+    namespace._inputs = parser.inputs
     if namespace.print_config:
         origins = {entry.dest: entry.origin for entry in entries.values()}
         origins |= dict.fromkeys([*given, *switched_off], "flag")
@@ -208,10 +231,16 @@ def _insert(tokens: Sequence[str], entries: Iterable[config.Entry]) -> list[str]
 
 def train_kwargs(args: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of ``train`` that the command line decides."""
-    given = {field.name: getattr(args, field.name) for field in fields(Settings)}
+    given = {
+        field.name: getattr(args, field.name)
+        for field in fields(Settings)
+        if field.name != "inputs"
+    }
+    inputs = {name: getattr(args, name) for name in getattr(args, "_inputs", ())}
     stop_signals = () if args.stop_signals == "none" else tuple(args.stop_signals.split(","))
     return {
         **given,
+        "inputs": {name: path for name, path in inputs.items() if path is not None},
         "override": tuple(args.override),
         "stop_signals": stop_signals,
         "identity": shaping(vars(args)),

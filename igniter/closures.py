@@ -12,21 +12,29 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from igniter.checkpoint.state import unwrapped
+from igniter.checkpoint.keys import unwrapped
 
 _DEPTH = 4
+
+
+def used(step: Any) -> Iterator[tuple[str, Any]]:
+    """Everything that ``step`` uses besides its arguments, by the name it uses it under.
+
+    Found in its closure, its globals, its bound object, its defaults, and in the functions of the
+    same script that it calls. An object used under two names comes twice.
+    """
+    return _used_by(step, _DEPTH, set())
 
 
 def unsaved(step: Any, saved: Iterable[Any]) -> dict[str, Any]:
     """Objects with state that ``step`` uses, by the name it uses them under, not among ``saved``.
 
-    Found in its closure, its globals, its bound object, its defaults, and in the functions of the
-    same script that it calls. A part of a saved module counts as saved; an object whose state is
-    empty, such as a loss function, has nothing to lose.
+    A part of what is saved counts as saved: of a module, or an attribute of another object. An
+    object whose state is empty, such as a loss function, has nothing to lose.
     """
-    held = {id(part) for value in saved for part in _parts(unwrapped(value))}
+    held = {id(part) for value in saved for part in parts(value)}
     found: dict[str, Any] = {}
-    for name, value in _used_by(step, _DEPTH, set()):
+    for name, value in used(step):
         value = unwrapped(value)
         if id(value) not in held and _has_state(value):
             found.setdefault(name, value)
@@ -53,8 +61,14 @@ def private_generators(loader: Any) -> list[str]:
     ]
 
 
-def _parts(value: Any) -> Iterable[Any]:
-    return value.modules() if isinstance(value, torch.nn.Module) else (value,)
+def parts(value: Any) -> list[Any]:
+    """A saved object with what it answers for: a module's parts, another object's attributes."""
+    value = unwrapped(value)
+    if isinstance(value, torch.nn.Module):
+        return list(value.modules())
+    held = [unwrapped(item) for item in vars(value).values()] if _plain(value) else []
+    modules = [part for item in held if isinstance(item, torch.nn.Module) for part in parts(item)]
+    return [value, *held, *modules]
 
 
 def _has_state(value: Any) -> bool:
@@ -71,21 +85,20 @@ def _has_state(value: Any) -> bool:
 
 
 def _used_by(function: Any, depth: int, seen: set[int]) -> Iterator[tuple[str, Any]]:
-    if depth == 0 or id(function) in seen:
+    if depth == 0:
         return
-    seen.add(id(function))
     if isinstance(function, functools.partial):
         values = [*function.args, *function.keywords.values()]
         for value in (function.func, *values):
             yield from _each(getattr(value, "__name__", type(value).__name__), value, depth, seen)
     elif isinstance(function, types.MethodType):
         yield from _each("self", function.__self__, depth, seen)
-        for name, value in vars(function.__self__).items() if _plain(function.__self__) else ():
-            yield from _each(f"self.{name}", value, depth, seen)
         yield from _used_by(function.__func__, depth, seen)
     elif isinstance(function, types.FunctionType):
-        for name, value in _names_of(function):
-            yield from _each(name, value, depth, seen)
+        if id(function) not in seen:
+            seen.add(id(function))
+            for name, value in _names_of(function):
+                yield from _each(name, value, depth, seen)
     elif _plain(function) and callable(function):
         yield from _used_by(type(function).__call__.__get__(function), depth, seen)
 
@@ -100,6 +113,11 @@ def _each(name: str, value: Any, depth: int, seen: set[int]) -> Iterator[tuple[s
     elif isinstance(value, dict) and len(value) < 100:
         for key, item in value.items():
             yield f"{name}[{key!r}]", item
+    elif depth and _plain(value) and id(value) not in seen and not hasattr(value, "state_dict"):
+        # It keeps others together; what has a state of its own answers for its parts.
+        seen.add(id(value))
+        for key, item in vars(value).items():
+            yield from _each(f"{name}.{key}", item, depth - 1, seen)
 
 
 def _names_of(function: types.FunctionType) -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""What a result came from: script, git commit, versions, host and command of an attempt."""
+"""What a result came from: script, git commit, versions, data, host and command of an attempt."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -16,11 +17,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from igniter._version import __version__
+from igniter.inputs import changes, fingerprint
 from igniter.secrets import mask_argv
 
 _GIT_TIMEOUT = 5.0
 # What --resume may say each time. "never" and a checkpoint's path are meant for one start.
 _LASTING = ("auto", "always", "must")
+_INSTALLED = {"site-packages", "dist-packages"}
 _DISTRIBUTIONS = {"torch": "torch", "numpy": "numpy", "ignite": "pytorch-ignite"}
 
 
@@ -30,6 +33,18 @@ class Recorded(Protocol):
     @property
     def script_sha256(self) -> str | None:
         """The checksum of the script's text."""
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """The checksum of each module from below the script's directory, by its path there."""
+
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        """What :func:`igniter.inputs.fingerprint` found of each input, by its name."""
+
+    @property
+    def host(self) -> str:
+        """The name of the machine."""
 
     @property
     def git_commit(self) -> str | None:
@@ -55,6 +70,8 @@ class Provenance:
 
     script: str | None
     script_sha256: str | None
+    sources: dict[str, str]
+    inputs: dict[str, Any]
     git_commit: str | None
     git_dirty: bool | None
     versions: dict[str, str]
@@ -68,12 +85,17 @@ class Provenance:
         return {name: value for name, value in vars(self).items() if name != "script"}
 
 
-def collect(script: str | Path | None, argv: Sequence[str] | None = None) -> Provenance:
+def collect(
+    script: str | Path | None,
+    argv: Sequence[str] | None = None,
+    inputs: Mapping[str, str | Path] | None = None,
+) -> Provenance:
     """Find out the provenance of this process; imports none of the libraries it names.
 
     Args:
         script: the file that trains, if there is one.
         argv: the whole command line, interpreter included; this process's own by default.
+        inputs: files and directories that the script reads, by name.
     """
     path = None if script is None else Path(script).absolute()
     command = mask_argv(sys.orig_argv if argv is None else argv)
@@ -81,6 +103,8 @@ def collect(script: str | Path | None, argv: Sequence[str] | None = None) -> Pro
     return Provenance(
         script=None if path is None else str(path),
         script_sha256=None if path is None else _sha256(path),
+        sources={} if path is None else _sources(path),
+        inputs={name: fingerprint(Path(where)) for name, where in (inputs or {}).items()},
         git_commit=commit,
         git_dirty=dirty,
         versions=_versions(),
@@ -130,6 +154,14 @@ def drift(old: Recorded, new: Recorded) -> list[str]:
     lines = []
     if old.script_sha256 and new.script_sha256 and old.script_sha256 != new.script_sha256:
         lines.append("script changed")
+    changed = [
+        name
+        for name in sorted(old.sources.keys() & new.sources.keys())
+        if old.sources[name] != new.sources[name]
+    ]
+    if changed:
+        lines.append(f"{', '.join(changed)} changed")
+    lines += changes(old.inputs, new.inputs, same_host=old.host == new.host)
     for name in sorted(old.versions.keys() & new.versions.keys()):
         if old.versions[name] != new.versions[name]:
             lines.append(f"{name} {old.versions[name]} → {new.versions[name]}")
@@ -146,6 +178,23 @@ def _sha256(path: Path) -> str | None:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
         return None
+
+
+def _sources(script: Path) -> dict[str, str]:
+    """The modules that are loaded from below the script's directory, installed ones left out."""
+    roots = {f"{script.parent}{os.sep}", f"{script.resolve().parent}{os.sep}"}
+    left_out = (sysconfig.get_path("stdlib"), str(Path(__file__).parent))
+    found = {}
+    for module in list(sys.modules.values()):
+        file = str(getattr(module, "__file__", None) or "")
+        root = next((root for root in roots if file.startswith(root)), None)
+        if root is None or not file.endswith(".py") or file.startswith(left_out):
+            continue
+        name = file.removeprefix(root)
+        digest = _sha256(Path(file))
+        if name != script.name and not _INSTALLED & set(Path(name).parts) and digest is not None:
+            found[Path(name).as_posix()] = digest[:16]
+    return dict(sorted(found.items()))
 
 
 def _git(directory: Path) -> tuple[str | None, bool | None]:

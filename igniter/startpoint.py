@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from igniter.checkpoint.store import CheckpointStore, Loaded, load
+from igniter.checkpoint.files import Loaded
+from igniter.checkpoint.store import CheckpointStore, load
 from igniter.errors import IdentityMismatch, NoUsableCheckpoint, RunRefused
 from igniter.identity import differences
 from igniter.provenance import Provenance, drift
@@ -103,11 +104,6 @@ def check_identity(
             "  --resume never      start afresh; the old run is set aside, not deleted"
         )
     warn(f"carrying on with other arguments than the run was begun with:\n{listed}")
-    if "learning_rate" in {d.name for d in changed} and "learning_rate" not in settings.override:
-        warn(
-            "the optimizer keeps the learning rate of its checkpoint; to set the new one add "
-            "--override learning_rate"
-        )
 
 
 def check_drift(

@@ -12,7 +12,7 @@ import torch
 from support import Small
 from torch import nn
 
-from igniter.closures import unsaved
+from igniter.closures import unsaved, used
 
 MODEL = nn.Linear(1, 1)
 
@@ -100,3 +100,30 @@ def test_named_at_the_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     Small(tmp_path, spec=lambda: {"step": step}).train(max_epochs=1)
     text = capsys.readouterr().err
     assert "uses scheduler (StepLR), whose state is not in to_save" in text
+
+
+def test_everything_used_is_listed() -> None:
+    """What a step uses is listed by name, state or none, with what objects of the user's keep."""
+    count, keeper = 0, SimpleNamespace(model=nn.Linear(1, 1), rate=0.5)
+
+    def step(engine: Any, batch: Any) -> Any:
+        nonlocal count
+        count += 1
+        return keeper.model(batch) * keeper.rate
+
+    found = dict(used(step))
+    assert found["count"] == 0
+    assert found["keeper.model"] is keeper.model
+    assert found["keeper.rate"] == 0.5
+
+
+def test_a_saved_object_answers_for_its_parts() -> None:
+    """A model that a saved object holds is saved; one that it does not hold is not."""
+    keeper = SimpleNamespace(model=nn.Linear(1, 1))
+    other = nn.Linear(1, 1)
+
+    def step(engine: Any, batch: Any) -> Any:
+        return other(keeper.model(batch))
+
+    assert list(unsaved(step, [keeper])) == ["other"]
+    assert set(unsaved(step, [])) == {"other", "keeper.model"}

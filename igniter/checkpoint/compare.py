@@ -26,8 +26,8 @@ def first_difference(first: Any, second: Any, where: str) -> str | None:
         pairs = zip(first, second, strict=True)
         parts = [(a, b, f"{where}[{index}]") for index, (a, b) in enumerate(pairs)]
     else:
-        # repr tells -0.0 from 0.0 and lets NaN equal NaN.
-        return None if repr(first) == repr(second) else f"{where}: {first!r:.60} and {second!r:.60}"
+        same = _identity(first) == _identity(second)
+        return None if same else f"{where}: {first!r:.60} and {second!r:.60}"
     for part in parts:
         difference = first_difference(*part)
         if difference is not None:
@@ -35,18 +35,30 @@ def first_difference(first: Any, second: Any, where: str) -> str | None:
     return None
 
 
+def _identity(value: Any) -> object:
+    """What is equal for values that are equal bit for bit."""
+    if isinstance(value, (set, frozenset)):  # the order that they show is their own affair
+        return type(value), sorted(map(repr, value))
+    if hasattr(value, "tobytes") and hasattr(value, "dtype"):  # repr leaves out much of an array
+        return type(value), repr(value.dtype), value.shape, value.tobytes()
+    return repr(value)  # tells -0.0 from 0.0, and lets NaN equal NaN
+
+
 def _tensors(first: torch.Tensor, second: torch.Tensor, where: str) -> str | None:
     for name in ("dtype", "shape"):
         a, b = getattr(first, name), getattr(second, name)
         if a != b:
             return f"{where}: {name} {a} and {b}"
-    if torch.equal(_bits(first), _bits(second)):
+    if torch.equal(bits(first), bits(second)):
         return None
     return f"{where}: other values"
 
 
-def _bits(tensor: torch.Tensor) -> torch.Tensor:
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    """The values of ``tensor`` as bytes in one dimension, on the CPU."""
     tensor = tensor.detach().cpu()
-    if tensor.layout is not torch.strided or tensor.is_quantized:
-        return tensor.to_dense() if tensor.layout is not torch.strided else tensor
-    return tensor.contiguous().reshape(-1).view(torch.uint8) if tensor.numel() else tensor
+    if tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    return tensor.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from igniter.checkpoint import keys
 from igniter.checkpoint.compare import first_difference
+from igniter.checkpoint.gradients import StepWatch, parameters
+from igniter.checkpoint.groups import Groups, group_names, restore_entries, restore_groups
+from igniter.checkpoint.keys import plain_key, unwrapped
 from igniter.errors import CheckpointMismatch, UsageError
 
 
@@ -16,8 +21,8 @@ class SavedObjects:
     """The objects of ``to_save`` under their names.
 
     Anything with ``state_dict`` and ``load_state_dict`` will do, and a ``torch.Generator``. A
-    compiled or data-parallel module is saved as the module it wraps, so its files load without the
-    wrapper.
+    compiled or data-parallel module is saved as the module it wraps, and so are its compiled
+    parts, so its files load without the wrappers.
 
     Raises:
         UsageError: nothing is to be saved, or an object cannot be.
@@ -38,13 +43,13 @@ class SavedObjects:
                     "load_state_dict; leave it out, or give it the two methods"
                 )
         self._objects = {name: unwrapped(value) for name, value in to_save.items()}
-        self._stepped: set[str] = set()
+        self._steps = {name: StepWatch(found) for name, found in self.optimizers.items()}
 
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Meanwhile, note which optimizers step; see :meth:`begin_iteration`."""
         hooks = [
-            optimizer.register_step_post_hook(lambda *_, name=name: self._stepped.add(name))
+            optimizer.register_step_post_hook(self._steps[name].stepped)
             for name, optimizer in self.optimizers.items()
         ]
         try:
@@ -52,6 +57,11 @@ class SavedObjects:
         finally:
             for hook in hooks:
                 hook.remove()
+
+    @property
+    def by_name(self) -> Mapping[str, Any]:
+        """All the objects, none of them wrapped."""
+        return self._objects
 
     @property
     def modules(self) -> dict[str, torch.nn.Module]:
@@ -65,14 +75,20 @@ class SavedObjects:
 
     def begin_iteration(self) -> None:
         """Forget which optimizers stepped."""
-        self._stepped.clear()
+        for steps in self._steps.values():
+            steps.begin_iteration()
 
     def capture(self) -> dict[str, Any]:
         """Each object's state by name; tensors are the objects' own, not copies."""
         return {name: _state_of(value) for name, value in self._objects.items()}
 
-    def restore(self, state: Mapping[str, Any], origin: str) -> None:
+    def restore(
+        self, state: Mapping[str, Any], origin: str, groups: Mapping[str, Groups] | None = None
+    ) -> None:
         """Put back what :meth:`capture` gave; ``origin`` names the checkpoint in errors.
+
+        ``groups`` is what :meth:`groups` gave: those that optimizers were given during training
+        are added again.
 
         Raises:
             CheckpointMismatch: a name is missing on either side, or a state does not fit.
@@ -85,15 +101,32 @@ class SavedObjects:
                 f"{unknown or 'nothing'} besides. Use the names it was saved under, or start "
                 "afresh with --resume never"
             )
-        for name, value in self._objects.items():
+        # Modules first: what changed in them is the cause of what no longer fits elsewhere.
+        for name in sorted(self._objects, key=lambda name: name not in self.modules):
+            value = self._objects[name]
             try:
+                if groups is not None and name in self.optimizers:
+                    restore_groups(value, groups[name], self.modules)
                 _restore(value, state[name])
-            except (RuntimeError, ValueError, KeyError, TypeError) as error:
-                raise CheckpointMismatch(
-                    f"{origin} does not fit to_save[{name!r}] ({type(value).__name__}): {error}\n"
-                    "The code that builds it has changed since; build it as it was, or start "
-                    "afresh with --resume never"
-                ) from error
+            except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+                differing = []
+                if isinstance(value, torch.nn.Module):
+                    differing = keys.how_it_differs(value, state[name])
+                raise self._mismatch(origin, name, differing or [str(error)]) from error
+
+    def groups(self) -> dict[str, Groups]:
+        """The names of the parameters in each group of each optimizer."""
+        return {name: group_names(found, self.modules) for name, found in self.optimizers.items()}
+
+    def _mismatch(self, origin: str, name: str, lines: list[str]) -> CheckpointMismatch:
+        listed = "".join(f"\n  {line}" for line in lines)
+        return CheckpointMismatch(
+            f"{origin} does not fit to_save[{name!r}] "
+            f"({type(self._objects[name]).__name__}):{listed}\n"
+            "The code that builds it has changed since. Build it as it was; or start afresh with "
+            "--resume never or in another --output-dir, and put in what still fits from "
+            f"torch.load('{origin}/state.pt')[{name!r}]"
+        )
 
     def first_altered(self, state: Mapping[str, Any]) -> str | None:
         """What an object did not take back as it was in ``state``; None where all is equal."""
@@ -103,27 +136,48 @@ class SavedObjects:
                 return difference
         return None
 
-    def gradients(self) -> dict[str, list[torch.Tensor | None]]:
-        """The gradients still owed a step: of optimizers that did not step in this iteration."""
+    def gradients(self) -> dict[str, Any]:
+        """The gradients that may be used again.
+
+        Of each optimizer that has not used its own up, and, by module, of parameters that no
+        optimizer has: clipping by the norm of them all counts what has gathered there.
+        """
+        held = {id(p) for found in self.optimizers.values() for p in parameters(found)}
         return {
-            name: [parameter.grad for parameter in _parameters(optimizer)]
-            for name, optimizer in self.optimizers.items()
-            if name not in self._stepped
+            "optimizers": {
+                name: [parameter.grad for parameter in parameters(optimizer)]
+                for name, optimizer in self.optimizers.items()
+                if self._steps[name].owed()
+                and any(parameter.grad is not None for parameter in parameters(optimizer))
+            },
+            "modules": {
+                name: {
+                    plain_key(key): parameter.grad
+                    for key, parameter in module.named_parameters()
+                    if parameter.grad is not None and id(parameter) not in held
+                }
+                for name, module in self.modules.items()
+            },
         }
 
-    def restore_gradients(self, gradients: Mapping[str, list[torch.Tensor | None]]) -> None:
+    def restore_gradients(self, gradients: Mapping[str, Any]) -> None:
         """Put back what :meth:`gradients` gave."""
-        self._stepped = set(self.optimizers) - set(gradients)
-        for name, saved in gradients.items():
-            for parameter, gradient in zip(_parameters(self.optimizers[name]), saved, strict=True):
+        for name, saved in gradients["optimizers"].items():
+            for parameter, gradient in zip(parameters(self.optimizers[name]), saved, strict=True):
                 parameter.grad = None if gradient is None else gradient.to(parameter.device)
+        for name, named in gradients["modules"].items():
+            for key, parameter in self.modules[name].named_parameters():
+                if plain_key(key) in named:
+                    parameter.grad = named[plain_key(key)].to(parameter.device)
 
     def modes(self) -> dict[str, dict[str, list[str]]]:
         """What a state_dict leaves out of each module: frozen parameters, parts in eval mode."""
         return {
             name: {
-                "frozen": [key for key, p in module.named_parameters() if not p.requires_grad],
-                "eval": [key for key, part in module.named_modules() if not part.training],
+                "frozen": [
+                    plain_key(k) for k, p in module.named_parameters() if not p.requires_grad
+                ],
+                "eval": [plain_key(k) for k, part in module.named_modules() if not part.training],
             }
             for name, module in self.modules.items()
         }
@@ -133,23 +187,9 @@ class SavedObjects:
         for name, module in self.modules.items():
             frozen, in_eval = set(modes[name]["frozen"]), set(modes[name]["eval"])
             for key, parameter in module.named_parameters():
-                parameter.requires_grad_(key not in frozen)
+                parameter.requires_grad_(plain_key(key) not in frozen)
             for key, part in module.named_modules():
-                part.training = key not in in_eval
-
-    def set_learning_rate(self, rate: float) -> None:
-        """Give every parameter group, and every scheduler that starts from it, a new rate."""
-        for optimizer in self.optimizers.values():
-            for group in optimizer.param_groups:
-                if isinstance(group["lr"], torch.Tensor):
-                    group["lr"].fill_(rate)
-                else:
-                    group["lr"] = rate
-                if "initial_lr" in group:
-                    group["initial_lr"] = rate
-        for value in self._objects.values():
-            if hasattr(value, "base_lrs"):
-                value.base_lrs = [rate for _ in value.base_lrs]
+                part.training = plain_key(key) not in in_eval
 
     def non_finite(self, state: Mapping[str, Any]) -> str | None:
         """Where a module's ``state`` holds NaN, or a parameter infinity; None where all is well.
@@ -157,35 +197,36 @@ class SavedObjects:
         An infinite buffer is not an error: attention masks are.
         """
         for name, module in self.modules.items():
-            parameters = {key for key, _ in module.named_parameters()}
+            trained = {plain_key(key) for key, _ in module.named_parameters()}
             for key, value in state[name].items():
                 if not (isinstance(value, torch.Tensor) and value.is_floating_point()):
                     continue
-                bad = ~torch.isfinite(value) if key in parameters else torch.isnan(value)
+                bad = ~torch.isfinite(value) if key in trained else torch.isnan(value)
                 if bool(bad.any()):
                     return f"to_save[{name!r}].{key}"
         return None
 
 
-def unwrapped(value: Any) -> Any:
-    """The module inside ``torch.compile`` and data-parallel wrappers; other objects themselves."""
-    if hasattr(value, "_orig_mod"):
-        return unwrapped(value._orig_mod)
-    if isinstance(value, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)):
-        return unwrapped(value.module)
-    return value
-
-
 def _state_of(value: Any) -> Any:
-    return value.get_state() if isinstance(value, torch.Generator) else value.state_dict()
+    if isinstance(value, torch.Generator):
+        return value.get_state()
+    if isinstance(value, torch.nn.Module):
+        return keys.module_state(value)
+    state = value.state_dict()
+    if isinstance(value, torch.optim.Optimizer):
+        for group in state.get("param_groups", ()):  # its own copies
+            if "param_names" in group:
+                group["param_names"] = [plain_key(key) for key in group["param_names"]]
+    return state
 
 
 def _restore(value: Any, state: Any) -> None:
     if isinstance(value, torch.Generator):
         value.set_state(state)
-    else:
+    elif isinstance(value, torch.nn.Module):
+        keys.load_module(value, state)
+    elif isinstance(value, torch.optim.Optimizer):
         value.load_state_dict(state)
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        restore_entries(value, state)
+    else:
+        value.load_state_dict(copy.copy(state))  # torch's CyclicLR takes out of it what it reads
