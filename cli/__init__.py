@@ -1,6 +1,7 @@
 """The ``igniter`` command.
 
-Synopsis: ``igniter runs``, ``igniter show RUN``, ``igniter ui``, ``igniter sync``.
+Synopsis: ``igniter runs``, ``igniter show RUN``, ``igniter ui``, ``igniter sync``,
+``igniter verify SCRIPT``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from igniter._version import __version__
 from igniter.errors import IgniterError
 
-from . import runs, show, sync, ui
+from . import runs, show, sync, ui, verify
 
 _EXAMPLES = """\
 examples:
@@ -21,6 +22,7 @@ examples:
   igniter show output/train-1a2b3c4d    all of one run, and the command that resumes it
   igniter ui                            MLflow's pages for these runs, in a browser
   igniter sync output                   send to MLflow what it lacks, after an outage
+  igniter verify train.py               does it end the same when it is stopped on the way?
 """
 
 
@@ -35,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"torch-igniter {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (runs, show, ui, sync):
+    for command in (runs, show, ui, sync, verify):
         command.add_parser(subparsers)
     args = parser.parse_args(argv)
     try:

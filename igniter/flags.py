@@ -1,20 +1,23 @@
-"""igniter's own flags: their names, types, defaults and help."""
+"""igniter's own flags: their names, defaults and help."""
 
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from igniter.errors import UsageError
-from igniter.intervals import Interval, parse_interval
+from igniter.argument_types import (
+    interval_type,
+    learning_rate,
+    resume_from,
+    signal_names,
+    whole_number,
+)
 from igniter.options import COMMAND_LINE_ONLY
-from igniter.settings import RESUME_MODES
 
 _SWITCH: dict[str, Any] = {"action": argparse.BooleanOptionalAction, "default": False}
-STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+VERIFY_RESUME = "--verify-resume"
 
 _UNSET = {
     "max_iterations": "no limit",
@@ -38,79 +41,6 @@ def default_in_words(action: argparse.Action) -> str:
     if isinstance(default, bool) and action.nargs == 0:
         return "on" if default else "off"
     return str(default)
-
-
-def interval_type(*, allow_time: bool) -> Callable[[str], Interval]:
-    """An argparse type that reads an interval; minutes and seconds only where ``allow_time``."""
-
-    def interval(text: str) -> Interval:
-        try:
-            return parse_interval(text, allow_time=allow_time)
-        except UsageError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return interval
-
-
-def whole_number(minimum: int) -> Callable[[str], int]:
-    """An argparse type that reads a whole number of at least ``minimum``."""
-
-    def number(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = minimum - 1
-        if value < minimum:
-            raise argparse.ArgumentTypeError(
-                f"'{text}' is not a whole number of at least {minimum}"
-            )
-        return value
-
-    return number
-
-
-def learning_rate(text: str) -> float:
-    """An argparse type that reads a finite number of at least 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value >= 0):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of at least 0, such as 1e-3")
-    return value
-
-
-def signal_names(text: str) -> str:
-    """An argparse type that reads ``SIGINT,SIGTERM`` or ``none``, and returns the full names.
-
-    It stays one text, so that it reads the same in a file, on the command line and in tracking.
-    """
-    if text.strip().lower() == "none":
-        return "none"
-    names = []
-    for part in text.split(","):
-        name = f"SIG{part.strip().upper().removeprefix('SIG')}"
-        if name not in STOP_SIGNALS:
-            raise argparse.ArgumentTypeError(
-                f"'{part.strip()}' is not one of {', '.join(STOP_SIGNALS)}; "
-                "give some with commas between them, or none"
-            )
-        names.append(name)
-    return ",".join(dict.fromkeys(names))
-
-
-def resume_from(text: str) -> str:
-    """An argparse type that reads one of ``RESUME_MODES``, or the path of a checkpoint.
-
-    A path with a directory in it need not exist: a run begun from a checkpoint goes on by the
-    same command after that checkpoint is gone.
-    """
-    if text not in RESUME_MODES and Path(text).name == text and not Path(text).exists():
-        raise argparse.ArgumentTypeError(
-            f"'{text}' is neither {', '.join(RESUME_MODES[:-1])} or {RESUME_MODES[-1]}, "
-            "nor a checkpoint's directory"
-        )
-    return text
 
 
 class _BarSwitch(argparse.BooleanOptionalAction):
@@ -191,7 +121,7 @@ def _add_run_and_files(add: Callable[..., None]) -> None:
     override = "after a resume, set the new value of learning_rate in the optimizers; repeatable"
     names = ("learning_rate",)
     add("--override", override, action="append", choices=names, default=[])
-    add("--strict", "refuse to resume with another script, commit or version", **_SWITCH)
+    add("--strict", "refuse to resume with other code, data, commit or versions", **_SWITCH)
     add("--break-lock", "take over a run that another host seems to hold", **_SWITCH)
 
 
@@ -224,17 +154,23 @@ def _add_evaluation_and_output(group: _Group) -> None:
     progress = "how to show progress; auto: a bar in a terminal, else plain lines"
     shapes = ("auto", "bar", "plain", "json", "none")
     group.add("--progress", progress, choices=shapes, default="auto")
+    picture = "draw the metrics, as metrics.png and metrics.svg, when training ends or stops"
+    group.add("--picture", picture, **{**_SWITCH, "default": True})
     group.add_hidden("--train-pbar", "--eval-pbar", dest="progress", action=_BarSwitch)
 
 
 def _add_tracking(add: Callable[..., None]) -> None:
     boolean = argparse.BooleanOptionalAction
     add("--mlflow", "track the run with MLflow", action=boolean, default=True)
+    offline = "send nothing while training: the journal keeps all for `igniter sync`"
+    add("--mlflow-offline", offline, **_SWITCH)
     add("--mlflow-tracking-uri", "where runs are tracked", metavar="URI")
     add("--mlflow-experiment-name", "experiment to put the run in", metavar="NAME")
     add("--mlflow-run-name", "what to call the run", metavar="NAME")
     user = "user name; the password is read from MLFLOW_TRACKING_PASSWORD alone"
     add("--mlflow-tracking-username", user, metavar="NAME")
+    system = "log the machine's load and memory too, as MLflow does (needs psutil)"
+    add("--mlflow-system-metrics", system, **_SWITCH)
 
 
 def _add_configuration(add: Callable[..., None]) -> None:
@@ -245,3 +181,8 @@ def _add_configuration(add: Callable[..., None]) -> None:
     add("--config", config, action="append", default=[], metavar="NAME")
     show = "print every setting and where it came from, as YAML for --config, and exit"
     add("--print-config", show, action="store_true")
+    verify = (
+        "train the first two epochs straight and with stops, in directories of their own, tell "
+        "whether they end alike, and exit: `igniter verify` for this very command"
+    )
+    add(VERIFY_RESUME, verify, action="store_true", default=argparse.SUPPRESS)

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from igniter.args import Parser, build_parser, parse
-from igniter.errors import IgniterError, Interrupted
+from igniter.errors import IgniterError, Interrupted, UsageError
+from igniter.flags import VERIFY_RESUME
+from igniter.outputs import flush_or_drop
 
 if TYPE_CHECKING:
     import argparse
@@ -47,23 +49,26 @@ def igniter_main(
             description=description, inputs=inputs, dependencies=dependencies, arguments=arguments
         )
         args = parse(parser, argv)
-        _seed(args)
-        main(args)
+        if "verify_resume" in args:
+            code = _verify()
+        else:
+            _seed(args)
+            main(args)
     except Interrupted as stop:
         code = 128 + (stop.result.signal or 0)
     except IgniterError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _tell(f"error: {error}")
         code = error.exit_code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _tell("interrupted")
         code = 130
     except BrokenPipeError:
         if not _stdout_is_broken():
             raise
-        print("error: nobody reads the standard output any more", file=sys.stderr)
+        _tell("error: nobody reads the standard output any more")
         code = 1
     finally:
-        _flush_stdout()
+        flush_or_drop()
     sys.exit(code)
 
 
@@ -86,6 +91,21 @@ def _open_closed_streams() -> None:
             setattr(sys, name, stream)
 
 
+def _verify() -> int:
+    """Verify the command that started this process, without the flag; return the exit code."""
+    from igniter.provenance import without
+    from igniter.verify import driver
+
+    command = without(sys.orig_argv[1:], valued=(), switches=(VERIFY_RESUME,))
+    if command == sys.orig_argv[1:]:
+        raise UsageError(
+            f"{VERIFY_RESUME} starts this process's own command again, which does not hold it; "
+            "give it on the command line"
+        )
+    equal = driver.verify([sys.executable, *command], driver.Options(seed=driver.drawn_seed()))
+    return 0 if equal else 1
+
+
 def _seed(args: argparse.Namespace) -> None:
     """Seed before ``main`` builds the model, so that each start builds the same one."""
     from igniter import rng  # imports torch, which --help and usage errors need not wait for
@@ -95,6 +115,14 @@ def _seed(args: argparse.Namespace) -> None:
         rng.make_deterministic()
 
 
+def _tell(text: str) -> None:
+    """Print to stderr if that can be written to; the exit code holds all the same."""
+    try:
+        print(text, file=sys.stderr)
+    except OSError:
+        pass
+
+
 def _stdout_is_broken() -> bool:
     """Whether the reader of stdout is gone; the broken pipe may be another one."""
     import select
@@ -102,11 +130,3 @@ def _stdout_is_broken() -> bool:
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))
-
-
-def _flush_stdout() -> None:
-    """Flush now: at exit the interpreter would print a traceback for a reader that is gone."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from igniter.errors import UsageError
 
-COMMAND_LINE_ONLY = frozenset({"help", "print_config"})
+COMMAND_LINE_ONLY = frozenset({"help", "print_config", "verify_resume"})
 """The dests of flags that ask for something, and set nothing."""
 
 _ON = frozenset({"true", "yes", "on", "1"})

@@ -15,6 +15,7 @@ from igniter.errors import Interrupted, UsageError
 from igniter.result import Result
 from igniter.settings import Settings
 from igniter.spec import RunSpec
+from igniter.verify import plan
 
 if TYPE_CHECKING:
     from igniter.assembly import Assembled
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from igniter.tracking.display import Display
 
 EvalSpecs = RunSpec | Mapping[str, RunSpec] | None
+
+# What metrics are called that no evaluation gives; ``system`` is MLflow's.
+_OTHER_GROUPS = ("train", "lr", "epoch", "perf", "system")
 
 
 def train(
@@ -75,8 +79,12 @@ def train(
 
     chosen = Settings.of(settings)
     _refuse_several_processes()
-    display = Display(chosen.progress)
     asked = opening.asked(chosen, name, identity, parameters)
+    own_root = opening.locate(chosen, asked).root
+    verified = plan.read()
+    if verified is not None:
+        chosen, train_spec = verified.applied(chosen, train_spec, own_root)
+    display = Display(chosen.progress)
     evaluations = _by_name(eval_spec)
     once = on_interrupt == "raise"
     opened = opening.open_run(chosen, asked, once=once, notify=display.say, warn=display.warn)
@@ -84,7 +92,19 @@ def train(
         with kept_generators():
             assembled = assembly.assemble(chosen, opened, to_save, train_spec, evaluations, display)
             try:
-                result = _run(opened, assembled, display)
+                if verified is not None:
+                    from igniter.verify import tracer
+
+                    tracer.attach(
+                        verified,
+                        opened,
+                        assembled,
+                        to_save,
+                        train_spec,
+                        name=name,
+                        own_root=own_root,
+                    )
+                result = _run(opened, assembled, display, picture=chosen.picture)
             finally:
                 assembled.close()
     finally:
@@ -148,7 +168,7 @@ def evaluate(
     return values
 
 
-def _run(opened: Opened, assembled: Assembled, display: Display) -> Result:
+def _run(opened: Opened, assembled: Assembled, display: Display, *, picture: bool) -> Result:
     """Announce the run, train it, record how it ended, and say how to go on."""
     from igniter import attempt, words
     from igniter.opening import begin_attempt
@@ -159,8 +179,9 @@ def _run(opened: Opened, assembled: Assembled, display: Display) -> Result:
         return opened.result("completed")
     begin_attempt(opened, total)
     words.starting(opened, assembled.length, display)
+    signals = assembled.signals
     try:
-        with attempt.recorded(opened, display.warn) as outcome, assembled.signals as signals:
+        with attempt.recorded(opened, signals, display.warn, picture=picture) as outcome:
             outcome.status = assembled.run_to_end()
             if outcome.status == "completed":
                 _export(opened, assembled, display)
@@ -193,7 +214,7 @@ def _by_name(specs: EvalSpecs) -> dict[str, RunSpec]:
     if isinstance(specs, RunSpec):
         return {"eval": specs}
     for name in specs:
-        if name == "train" or "/" in name:
+        if name in _OTHER_GROUPS or "/" in name:
             raise UsageError(f"an evaluation cannot be called {name!r}; choose another name")
     return dict(specs)
 
