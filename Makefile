@@ -1,6 +1,8 @@
 # make demo   train the digits example to completion
 # make test   the whole test suite
 # make lint   ruff and mypy
+# make chaos  train, stopped in every way at every moment, and compared bit for bit: docs/chaos.md
+#             ROUNDS=10 by default; SEED=… for the same rounds again, ONLY=… for one of them
 # make clean  remove what these made; runs (output/, mlflow.db) stay
 #
 # Each sets up .venv first. On Linux PyPI's torch is the CUDA build; for the smaller CPU build:
@@ -11,7 +13,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint clean
+ROUNDS ?= 10
+
+.PHONY: demo test lint chaos clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/digits/train.py
@@ -29,6 +33,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+chaos: $(INSTALLED)
+	PYTHONPATH=tests $(BIN)/python -m chaos --rounds $(ROUNDS) \
+		$(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY))
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

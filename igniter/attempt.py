@@ -10,12 +10,16 @@ from typing import Literal
 
 from igniter.opening import Opened, utc_now
 from igniter.rundir import Status
-from igniter.tracking import shipper
+from igniter.secrets import mask_uri
+from igniter.signals import StopSignals
+from igniter.tracking import drawer, shipper
 from igniter.tracking.state import Outcome
 
 # How long the end waits for MLflow. A stopped run has the grace of who stops it, often 30 s, to
 # keep; the child goes on by itself for a while, and `igniter sync` sends what is left.
 _WAIT_SECONDS = {"completed": 30.0, "interrupted": 8.0, "failed": 8.0}
+# How long it waits for the picture, which takes a second or, with many metrics, a few.
+_DRAWING_SECONDS = {"completed": 10.0, "interrupted": 1.0, "failed": 1.0}
 
 
 @dataclass
@@ -28,21 +32,38 @@ class AttemptOutcome:
 
 
 @contextmanager
-def recorded(opened: Opened, warn: Callable[[str], None]) -> Iterator[AttemptOutcome]:
-    """Follow the attempt that begins now; whatever ends it is recorded and raised on."""
+def recorded(
+    opened: Opened, signals: StopSignals, warn: Callable[[str], None], *, picture: bool
+) -> Iterator[AttemptOutcome]:
+    """Follow the attempt that begins now; whatever ends it is recorded and raised on.
+
+    ``signals`` are taken until the record is written: one Ctrl-C may arrive twice. From there on,
+    while MLflow and the ``picture`` of the metrics are waited for, they do what they always do.
+    """
     outcome = AttemptOutcome()
     child = _start_shipper(opened, warn)
+    status: Status = "failed"
     try:
-        yield outcome
-    except BaseException as error:
-        status: Status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        _end(opened, status, f"{type(error).__name__}: {error}".splitlines()[0], child, warn)
-        raise
-    outcome.tracking = _end(opened, outcome.status, outcome.reason, child, warn)
+        with signals:
+            try:
+                yield outcome
+            except BaseException as error:
+                status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                reason = mask_uri(f"{type(error).__name__}: {error}".splitlines()[0])
+                _record(opened, status, reason, child, warn)
+                raise
+            status = outcome.status
+            _record(opened, status, outcome.reason, child, warn)
+    finally:
+        if picture:
+            # Before the child that sends is let go: it takes the picture along.
+            _draw(opened, status, warn)
+        if child is not None:
+            outcome.tracking = _finish(opened, status, child, warn)
 
 
 def _start_shipper(opened: Opened, warn: Callable[[str], None]) -> shipper.Shipper | None:
-    if opened.target is None:
+    if opened.target is None or opened.target.offline:
         return None
     try:
         return shipper.start(opened.paths, {**os.environ, **opened.target.environ})
@@ -51,23 +72,35 @@ def _start_shipper(opened: Opened, warn: Callable[[str], None]) -> shipper.Shipp
         return None
 
 
-def _end(
+def _draw(opened: Opened, status: Status, warn: Callable[[str], None]) -> None:
+    try:
+        drawing = drawer.start(opened.paths)
+    except OSError as error:
+        warn(f"the metrics are not drawn: {error}")
+        return
+    drawing.finish(_DRAWING_SECONDS[status], warn)
+
+
+def _record(
     opened: Opened,
     status: Status,
     reason: str | None,
     child: shipper.Shipper | None,
     warn: Callable[[str], None],
-) -> Outcome | None:
-    record = opened.record
-    record.end_attempt(status, end=utc_now(), reason=reason)
+) -> None:
+    opened.record.end_attempt(status, end=utc_now(), reason=reason)
     if child is not None:
-        record.mlflow_run_id = child.run_id()
+        opened.record.mlflow_run_id = child.run_id()
     _save(opened, warn)
-    if child is None:
-        return None
+
+
+def _finish(
+    opened: Opened, status: Status, child: shipper.Shipper, warn: Callable[[str], None]
+) -> Outcome:
+    """Let the child end; the record has to hold the final status by now."""
     sent = child.finish(_WAIT_SECONDS[status])
-    if sent.run_id != record.mlflow_run_id:
-        record.mlflow_run_id = sent.run_id
+    if sent.run_id != opened.record.mlflow_run_id:
+        opened.record.mlflow_run_id = sent.run_id
         _save(opened, warn)
     return sent
 

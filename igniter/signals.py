@@ -8,7 +8,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -130,10 +131,53 @@ def name_of(number: int) -> str:
     return signal.Signals(number).name
 
 
+def send_to_self(name: str) -> None:
+    """Send this process the signal called ``name``, such as ``SIGKILL``."""
+    os.kill(os.getpid(), signal.Signals[name])
+
+
+@contextmanager
+def ended_by_exception() -> Iterator[None]:
+    """Meanwhile SIGTERM and SIGHUP end the process by :class:`SystemExit`, after its clean-up.
+
+    Outside the main thread, where Python cannot install handlers, nothing is changed.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier = {n: signal.signal(n, end) for n in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
 def ignore_stop_signals() -> None:
     """Ignore what stops training: for a child process that is to outlast the signal."""
-    for name in _IGNORED_BY_CHILDREN:
-        signal.signal(signal.Signals[name], signal.SIG_IGN)
+    numbers = [signal.Signals[name] for name in _IGNORED_BY_CHILDREN]
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+
+
+@contextmanager
+def kept_from_children() -> Iterator[None]:
+    """Hold stop signals back within, so that one cannot end a child before it ignores them.
+
+    A process that is started within inherits that: until :func:`ignore_stop_signals` it gets none.
+    """
+    # In other threads the mask is their own, and another one takes the signal: nothing is held.
+    held = {signal.Signals[name] for name in _IGNORED_BY_CHILDREN}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end_with_parent_alone() -> None:

@@ -114,6 +114,7 @@ def environment() -> dict[str, str]:
         **kept,
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         "PYTHONUNBUFFERED": "1",
+        "IGNITER_PICTURE": "false",  # it takes a second; tests/test_pictures.py looks at it
         "OMP_NUM_THREADS": "1",
     }
 
@@ -153,7 +154,12 @@ def bits(value: Any) -> object:
     """What is equal only for values that are the same bit for bit."""
     if isinstance(value, torch.Tensor):
         held = value.detach().cpu().contiguous()
-        return str(held.dtype), tuple(held.shape), held.numpy().tobytes()
+        raw = held.reshape(-1).view(torch.uint8).numpy().tobytes()
+        return str(held.dtype), tuple(held.shape), raw
+    if isinstance(value, (set, frozenset)):  # shown in any order
+        return type(value).__name__, sorted(map(repr, value))
+    if hasattr(value, "tobytes"):  # numpy's, of which repr leaves out much
+        return repr(value.dtype), value.shape, value.tobytes()
     return type(value).__name__, repr(value)
 
 
@@ -176,11 +182,13 @@ def checkpoint(run_dir: Path) -> tuple[str, dict[str, Any]]:
 
 
 def points(run_dir: Path) -> list[tuple[int, str, str]]:
-    """Every value of a run's journal as (iteration, name, value), in order of iteration."""
+    """Every result in a run's journal as (iteration, name, value), in order of iteration."""
     found = []
     for line in (run_dir / "journal.jsonl").read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
         assert not record.get("repeat"), f"the journal tells of a divergence: {record}"
+        if record["kind"] == "measured":
+            continue
         found += [(record["iteration"], name, repr(v)) for name, v in record["metrics"].items()]
     return sorted(found)
 

@@ -178,7 +178,7 @@ def test_streams_left_closed(tmp_path: Path) -> None:
     """Negative control: left alone, the first file gets the lowest of the closed descriptors."""
     body = "with open(args.data, 'w') as file: sys.exit(10 + file.fileno())"
     left = "import igniter.main\nigniter.main._open_closed_streams = lambda: None\n"
-    head = f"{HEAD}{NO_SEEDING}{left}igniter.main._flush_stdout = lambda: None\n"
+    head = f"{HEAD}{NO_SEEDING}{left}igniter.main.flush_or_drop = lambda: None\n"
     assert run_closed(tmp_path, ">&- 2>&-", body, head).returncode == 11
 
 

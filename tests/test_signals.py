@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,13 @@ import pytest
 from support import Done, Small, Zygote, assert_same_run, checkpoint, run_fresh
 
 from igniter.errors import Interrupted, UsageError
-from igniter.signals import StopSignals, signal_named
+from igniter.rundir import RunRecord
+from igniter.signals import (
+    StopSignals,
+    ignore_stop_signals,
+    kept_from_children,
+    signal_named,
+)
 
 FLAGS = ("--no-mlflow", "--output-dir", "run", "--max-epochs", "2", "--progress", "none")
 
@@ -91,6 +98,31 @@ def test_same_signal_twice_at_once(zygote: Zygote, tmp_path: Path) -> None:
     """One Ctrl-C that arrives twice, from the terminal and a wrapper, is one request."""
     assert script(zygote, tmp_path, do="signal SIGINT SIGINT").code == 130
     assert checkpoint(tmp_path / "run")[0] == "iteration-00000008"
+
+
+def test_signal_while_the_end_is_recorded(zygote: Zygote, tmp_path: Path) -> None:
+    """A signal that comes when training is complete does not cut the record of it short.
+
+    Found by the chaos run, by the second of two equal signals: run.yaml said "running" for ever.
+    """
+    assert script(zygote, tmp_path, do="signal while recording SIGTERM").code == 0
+    assert RunRecord.load(tmp_path / "run/run.yaml").status == "completed"
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_signal_to_a_worker_that_starts(kept: bool) -> None:
+    """A worker that is started with signals kept from it outlives one before it ignores them."""
+    with kept_from_children() if kept else nullcontext():
+        pid = os.fork()
+        if pid == 0:
+            # As torch's worker, whose own handlers end it until it ignores what stops training.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+            ignore_stop_signals()
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == (0 if kept else -signal.SIGTERM)
 
 
 def test_nohup(zygote: Zygote, tmp_path: Path) -> None:

@@ -48,6 +48,11 @@ def act() -> None:
         kill(*DO.split()[1:])
     if DO.startswith("group "):
         os.killpg(os.getpgid(0), signal.Signals[DO.split()[1]])
+    if DO.startswith("signal while recording "):
+        from igniter import attempt
+
+        now = attempt.utc_now
+        attempt.utc_now = lambda: [kill(DO.split()[-1]), now()][1]
     if DO.startswith("signal while saving "):
         fsync = os.fsync
 

@@ -9,6 +9,7 @@ interpreter spends two on imports.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import json
 import os
@@ -38,15 +39,23 @@ def become(request: dict[str, object]) -> int:
         os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), number)
     os.chdir(request["cwd"])
     os.environ.update(request["env"])
-    sys.argv = list(request["argv"])
+    return run(list(request["argv"]))
+
+
+def run(argv: list[str]) -> int:
+    """Run a script as an interpreter started with ``argv`` would; return its exit code."""
+    sys.argv = argv
     sys.orig_argv = [sys.executable, *sys.argv]
     sys.path[0] = str(Path(sys.argv[0]).parent)
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except KeyboardInterrupt:
+        raise
     except BaseException:
-        traceback.print_exc()
+        with contextlib.suppress(OSError):  # as the interpreter, where the terminal is gone
+            traceback.print_exc()
         return 1
     return 0
 
@@ -55,8 +64,12 @@ def end(code: int) -> None:
     """End as an interpreter does, but for freeing every object, which takes a second."""
     threading._shutdown()
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
+    try:
+        sys.stdout.flush()
+    except OSError:
+        code = 120  # what the interpreter makes of it
     os._exit(code)
 
 
