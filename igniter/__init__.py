@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from igniter import journal
     from igniter._version import __version__
     from igniter.errors import IgniterError, Interrupted
     from igniter.main import igniter_main
@@ -30,6 +31,7 @@ __all__ = [
     "__version__",
     "evaluate",
     "igniter_main",
+    "journal",
     "train",
 ]
 
@@ -46,6 +48,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "journal":
+        return importlib.import_module("igniter.journal")
     if name not in _HOMES:
         raise AttributeError(f"module 'igniter' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from igniter.errors import SaveFailed
 from igniter.tracking.journal import Divergence, Journal
-from igniter.tracking.records import Record, is_boundary, read
+from igniter.tracking.records import Record, is_boundary, line, read
 
 
 class Warnings(list[str]):
@@ -74,7 +75,7 @@ def test_a_record_holds_what_was_logged(path: Path, warned: Warnings) -> None:
 @settings(max_examples=200, deadline=None)
 def test_floats_come_back_bit_for_bit(value: float) -> None:
     """Every float reads back the same, sign of zero included, from a line of strict JSON."""
-    from igniter.tracking.records import _parse, line
+    from igniter.tracking.records import _parse
 
     text = line(0, 1, 1, 0, "result", {"a": value}, repeat=False)
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
@@ -297,7 +298,7 @@ def test_a_full_disk_leaves_whole_lines_and_loses_none(
         journal.log(2, 0, {"loss": 1.0})
         journal.log(3, 0, {"loss": 1.0})
         assert [record.iteration for record in read(path)] == [1]
-        with pytest.raises(SaveFailed, match="make room"):
+        with pytest.raises(SaveFailed, match="cannot be written"):
             journal.sync()
     assert len(warned) == 1
     journal.log(4, 0, {"loss": 1.0})
@@ -335,3 +336,83 @@ def test_sigkill_loses_nothing_that_was_logged(path: Path) -> None:
         seen = _numbers(process.stdout, 200)
         process.send_signal(signal.SIGKILL)
     assert [r.iteration for r in read(path)][:seen] == list(range(1, seen + 1))
+
+
+def long_journal(path: Path, iterations: int) -> None:
+    """A journal that two attempts wrote: every second iteration, and those between them."""
+    with path.open("wb") as file:
+        for attempt, first in ((1, 2), (2, 1)):
+            for iteration in range(first, iterations + 1, 2):
+                values = {"train/loss": iteration / 7, "lr": 0.1}
+                file.write(line(1, attempt, iteration, 1, "result", values, repeat=False))
+
+
+def test_a_checkpoint_far_back_takes_no_memory(path: Path, warned: Warnings) -> None:
+    """All that a long journal holds runs again, compared with it as it comes, a line at a time."""
+    long_journal(path, 10_000)
+    before = path.read_bytes()
+    tracemalloc.start()
+    try:
+        journal = Journal.open(path, attempt=3, warn=warned)
+        for iteration in range(1, 10_001):
+            journal.log(iteration, 1, {"train/loss": iteration / 7, "lr": 0.1})
+        peak = tracemalloc.get_traced_memory()[1]
+        held = list(read(path))  # the control: what holding it would take
+        control = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(held) == 10_000
+    assert path.read_bytes() == before
+    assert warned == []
+    assert peak < 300_000
+    assert control > 3_000_000
+
+
+def test_the_offset_goes_back_to_the_first_part_still_awaited(path: Path, warned: Warnings) -> None:
+    """What two attempts wrote is met in order of iteration, and none of it is passed over."""
+    long_journal(path, 6)
+    records = {record.iteration: record for record in read(path)}
+    journal = Journal.open(path, attempt=3, warn=warned)
+    offsets = []
+    for iteration in range(1, 7):
+        journal.log(iteration, 1, {"train/loss": iteration / 7})
+        offsets.append(journal.offset)
+    assert offsets == [records[iteration].start for iteration in (2, 2, 4, 4, 6, 6)]
+    journal.log(7, 1, {"train/loss": 1.0})
+    assert journal.offset == path.stat().st_size
+    assert journal.divergence is None
+
+
+def test_a_divergence_is_found_in_the_second_part(path: Path, warned: Warnings) -> None:
+    """The control of the two tests above: a value of the later attempt that differs is seen."""
+    long_journal(path, 100)
+    journal = Journal.open(path, attempt=3, warn=warned)
+    for iteration in range(1, 101):
+        journal.log(iteration, 1, {"train/loss": iteration / 7 + (iteration == 51)})
+    assert journal.divergence == Divergence(51, "train/loss", first=51 / 7, again=51 / 7 + 1)
+
+
+def test_records_reach_the_disk_in_groups(
+    path: Path, warned: Warnings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record costs one write, and no fsync before the checkpoint's."""
+    calls = []
+    write, fsync = os.write, os.fsync
+    journal = Journal.open(path, attempt=1, warn=warned)
+    monkeypatch.setattr(os, "write", lambda *given: calls.append("write") or write(*given))
+    monkeypatch.setattr(os, "fsync", lambda *given: calls.append("fsync") or fsync(*given))
+    for iteration in range(3):
+        journal.log(iteration, 1, {"loss": 1.0})
+    journal.sync()
+    assert calls == ["write", "write", "write", "fsync"]
+
+
+@pytest.mark.parametrize(
+    "damage", [b'{"metrics":{"a":1' + b"0" * 400 + b"}}", b'{"time":1e999}', b"\xff\xfe", b"[]"]
+)
+def test_a_line_of_any_damage_is_passed_over(path: Path, warned: Warnings, damage: bytes) -> None:
+    """Numbers beyond every range, bytes that are no text and other JSON are no records."""
+    whole = line(1, 1, 1, 1, "result", {"a": 1.0}, repeat=False)
+    odd = whole.replace(b'{"a":1.0}', b'{"a":1' + b"0" * 400 + b"}")
+    path.write_bytes(whole + damage + b"\n" + odd + whole)
+    assert len(list(read(path))) == 2

@@ -14,10 +14,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from igniter.atomic import fsync_directory
+from igniter.atomic import fsync_directory, make_directory
 from igniter.errors import SaveFailed
 from igniter.tracking.records import Kind, line
-from igniter.tracking.recovery import Recovered, recover
+from igniter.tracking.recovery import Awaited, Recovered, recover
+
+# A pipe in the place of the file is refused: to open it would wait for a reader.
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +63,14 @@ class Journal:
         """Use :meth:`open`."""
         self._path = path
         self._fd = fd
-        self._held = recovered.held
+        self._awaited: Awaited | None = recovered.awaited
         self._end = recovered.end
         self._last_time = recovered.last_time
         self._attempt = attempt
         self._clock = clock
         self._warn = warn
-        self._offset = self._held[0].offset if self._held else self._end
+        self._offset = self._end
+        self._look_at_offset()
         self._unwritten = b""
         self._warned = False
         self.divergence: Divergence | None = None
@@ -92,7 +96,7 @@ class Journal:
         """
         try:
             created = not path.exists()
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+            fd = os.open(path, _FLAGS, 0o666)
             if created:
                 fsync_directory(path.parent)
             recovered = recover(path, offset, warn)
@@ -121,8 +125,9 @@ class Journal:
         :meth:`sync`; that is warned of once.
         """
         values = {name: float(value) for name, value in metrics.items()}
-        held = self._values_held(iteration)
-        if held:
+        if self._awaited is not None:
+            held = self._awaited.values(iteration)
+            self._look_at_offset()
             again = {name: values.pop(name) for name in held if name in values}
             if kind == "result":
                 self._compare(iteration, epoch, held, again)
@@ -137,6 +142,7 @@ class Journal:
         """
         offset = self._offset
         try:
+            self._stay_at_path()
             self._write_out()
             os.fsync(self._fd)
         except OSError as error:
@@ -152,15 +158,31 @@ class Journal:
                 pass  # warned of; the iterations since the last checkpoint log it again
             os.close(self._fd)
             self._fd = -1
+            self._awaited = None
 
-    def _values_held(self, iteration: int) -> dict[str, float] | None:
-        held = self._held
-        if not held:
-            return None
-        while held and held[0].iteration < iteration:
-            held.popleft()
-        self._offset = held[0].offset if held else self._end
-        return held[0].values if held and held[0].iteration == iteration else None
+    def _stay_at_path(self) -> None:
+        """Begin another file where somebody removed or moved this one while the run trains."""
+        if self._path.exists() and os.path.samestat(os.fstat(self._fd), self._path.stat()):
+            return
+        make_directory(self._path.parent)
+        fd = os.open(self._path, _FLAGS, 0o666)
+        os.dup2(fd, self._fd, inheritable=False)
+        os.close(fd)
+        fsync_directory(self._path.parent)
+        self._end, self._awaited = os.fstat(self._fd).st_size, None
+        self._look_at_offset()
+        self._warn(
+            f"the journal {self._path} was removed or moved while the run trains; what is logged "
+            "from here on is written to another one. What MLflow has not been sent yet of the "
+            "first one is missing there"
+        )
+
+    def _look_at_offset(self) -> None:
+        """Bring the offset up to date; what is awaited is forgotten when all of it has come."""
+        awaited = None if self._awaited is None else self._awaited.offset
+        if awaited is None:
+            self._awaited = None
+        self._offset = self._end if awaited is None else awaited
 
     def _compare(
         self, iteration: int, epoch: int, held: Mapping[str, float], again: Mapping[str, float]
@@ -199,17 +221,21 @@ class Journal:
         data = self._unwritten
         if not data:
             return
-        written = os.write(self._fd, data)
-        if written != len(data):
-            os.ftruncate(self._fd, self._end)
-            raise OSError(errno.ENOSPC, f"only {written} of {len(data)} bytes were written")
-        self._unwritten, self._warned = b"", False
+        # Before it is written: what a signal's handler raises after that, as torch's does when a
+        # worker dies, must not have it written once more.
+        self._unwritten = b""
+        try:
+            written = os.write(self._fd, data)
+            if written != len(data):
+                os.ftruncate(self._fd, self._end)
+                raise OSError(errno.ENOSPC, f"only {written} of {len(data)} bytes were written")
+        except OSError:
+            self._unwritten = data
+            raise
+        self._warned = False
         self._end += written
-        if not self._held:
+        if self._awaited is None:
             self._offset = self._end
 
     def _failed(self, error: OSError) -> SaveFailed:
-        return SaveFailed(
-            f"the journal {self._path} cannot be written: {error.strerror}. The last checkpoint "
-            "stands; make room and run the same command again"
-        )
+        return SaveFailed(f"the journal {self._path} cannot be written: {error.strerror}")
