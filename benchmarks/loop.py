@@ -25,6 +25,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import igniter.loader
+import igniter.sources
 from igniter import RunSpec, train
 
 # Iterations before the first reading, some seconds: workers start, caches fill, and the child that
@@ -105,19 +106,16 @@ def with_igniter(workers: int, iterations: int, work: float) -> float:
     return step.microseconds
 
 
-class Ready:
+class Ready(igniter.sources.Source):
     """In place of a loader's batches: one that is there already, so that the loop alone costs."""
 
-    def __call__(self, pass_: int, start: int) -> Any:
+    def open(self, pass_: int, start: int) -> Any:
         return itertools.repeat(np.zeros(16))
-
-    def close(self) -> None:
-        pass
 
 
 def loop_alone(iterations: int) -> float:
     whole = igniter.loader._source
-    igniter.loader._source = lambda *_: (Ready(), None)  # type: ignore[assignment]
+    igniter.loader._source = lambda *_: Ready(None)
     try:
         return with_igniter(0, iterations, 0.0)
     finally:

@@ -12,20 +12,25 @@ from igniter.cadence import Length, Timer
 from igniter.checkpoint.state import SavedObjects
 from igniter.devices import device_named
 from igniter.engine import StepEngine
-from igniter.errors import UsageError
 from igniter.evaluation import Evaluator
+from igniter.extent import extent
+from igniter.figures import Figures
 from igniter.loader import Batches
+from igniter.measure import Measures, Speed, gradient_norm
 from igniter.metrics import accumulated
 from igniter.opening import Opened
+from igniter.rates import LearningRates
 from igniter.reporting import Reporter
 from igniter.rng import make_deterministic
 from igniter.run import Parts, TrainingRun
 from igniter.saving import Saver
+from igniter.schedules import Schedules
 from igniter.settings import Settings
 from igniter.signals import StopSignals
 from igniter.spec import RunSpec
 from igniter.tracking.display import Display
 from igniter.tracking.journal import Journal
+from igniter.watch import Watch
 
 
 @dataclass
@@ -87,24 +92,23 @@ def assemble(
     objects = SavedObjects(to_save)
     for module in objects.modules.values():
         module.to(device)
-    checks.before_training(settings, spec, evaluations, to_save, display.warn)
-    batches = Batches(spec.loader, seed=settings.seed, purpose="train", notify=display.say)
-    length = run_length(settings, spec, batches)
+    checks.before_training(settings, spec, evaluations, objects, display.warn)
+    batches = Batches(spec.loader, seed=settings.seed, purpose="train", display=display)
+    length = extent(settings, spec, batches.length)
     metrics = {name: accumulated(name, metric, device) for name, metric in spec.metrics.items()}
+    norm = gradient_norm(spec.metrics, device)
     signals = StopSignals(settings.stop_signals)
-
-    def after_iteration() -> None:
-        run.after_iteration()
-
+    figures = Figures(opened.paths.figures, display.warn)
     engine = StepEngine(
         spec,
         batches,
         seed=settings.seed,
         purpose="train",
         device=device,
-        metrics=list(metrics.values()),
-        after_iteration=after_iteration,
+        metrics=[*metrics.values(), *norm.values()],
+        after_iteration=lambda: run.after_iteration(),
         before_step=objects.begin_iteration,
+        figures=figures,
     )
 
     def timer(spec: RunSpec, name: str) -> Timer:
@@ -123,6 +127,7 @@ def assemble(
             device=device,
             modules=objects.modules.values(),
             interrupted=interrupted,
+            figures=figures,
         ): Timer(evaluation.interval("every", settings.interval("eval_every")), length, at_end=True)
         for name, evaluation in evaluations.items()
     }
@@ -133,27 +138,36 @@ def assemble(
         offset=opened.journal_offset,
         warn=display.warn,
     )
+    rates = LearningRates(
+        objects.by_name,
+        None if opened.loaded is None else opened.loaded.manifest.get("learning_rates"),
+        override="learning_rate" in settings.override,
+    )
+    schedules = Schedules(objects.by_name, length, display.warn)
     saver = Saver(
         opened.store,
         objects,
         batches,
-        metrics,
+        {**metrics, **norm},
         {"train": engine.state.metrics}
         | {evaluator.name: evaluator.engine.state.metrics for evaluator in evaluators},
         journal,
+        opened.record,
         on_nan=settings.on_nan,
         extra={
             "arguments": opened.record.arguments,
-            "learning_rate_set": _learning_rate_set(settings, opened),
+            "learning_rates": rates.in_force,
             "epoch_length": length.epoch,
             "versions": opened.provenance.versions,
         },
         warn=display.warn,
         last_good=opened.loaded.checkpoint if opened.loaded and opened.own else None,
     )
+    speed = Speed(engine, device)
     reporter = Reporter(
         spec,
         metrics,
+        Measures(objects.optimizers, length.epoch, norm, speed),
         engine.state.metrics,
         journal,
         opened.record,
@@ -163,8 +177,11 @@ def assemble(
     )
     parts = Parts(
         length=length,
+        batches=batches,
+        interrupted=interrupted,
         evaluators=evaluators,
         reporter=reporter,
+        speed=speed,
         saver=saver,
         record=opened.record,
         paths=opened.paths,
@@ -179,41 +196,22 @@ def assemble(
     run = TrainingRun(engine, parts)
     assembled = Assembled(run, objects, length, batches, list(evaluators), signals, journal, opened)
     try:
-        _restore(settings, assembled, best, display.warn)
+        _restore(assembled, rates, best, display.warn)
         for callback in spec.callbacks:
             callback(engine, engine)
         for evaluator in evaluators:
             for callback in evaluator.spec.callbacks:
                 callback(evaluator.engine, engine)
+        unclear = checks.unsaved_state(spec, engine, evaluators, objects, display.warn)
+        Watch(objects.modules, unclear, schedules, display.warn).begin(engine, opened.iteration)
     except BaseException:
         assembled.close()
         raise
     return assembled
 
 
-def run_length(settings: Settings, spec: RunSpec, batches: Batches) -> Length:
-    """How long the run is, in iterations.
-
-    Raises:
-        UsageError: the loader is empty, or cannot tell its length and nobody else does.
-    """
-    epoch = spec.epoch_length or settings.epoch_length or batches.length
-    if batches.length == 0:
-        raise UsageError("the training loader is empty: it has no batches (look at drop_last too)")
-    if epoch is None:
-        raise UsageError(
-            "the training loader cannot tell its length; say how many batches make an epoch with "
-            "--epoch-length or RunSpec(epoch_length=…)"
-        )
-    max_epochs = spec.max_epochs or settings.max_epochs
-    ends = [] if max_epochs is None else [max_epochs * epoch]
-    if settings.max_iterations is not None:
-        ends.append(settings.max_iterations)
-    return Length(epoch=epoch, total=min(ends))
-
-
 def _restore(
-    settings: Settings, assembled: Assembled, best: Best, warn: Callable[[str], None]
+    assembled: Assembled, rates: LearningRates, best: Best, warn: Callable[[str], None]
 ) -> None:
     opened, saver = assembled.opened, assembled.run.parts.saver
     if opened.loaded is None:
@@ -226,24 +224,7 @@ def _restore(
                 "checkpoint: the data or the batch size changed, so this is not the run it was"
             )
         saver.restore(opened.loaded)
-        rate = _learning_rate_set(settings, opened)
-        if rate is not None and rate != opened.loaded.manifest.get("learning_rate_set"):
-            assembled.objects.set_learning_rate(rate)
+        rates.settle(warn)
     if opened.own:
         best.restore(opened.record.best, up_to=opened.iteration)
         opened.store.protected = best.iterations
-
-
-def _learning_rate_set(settings: Settings, opened: Opened) -> float | None:
-    """The learning rate that the optimizers were built with, or that was last put in its place.
-
-    It stands in each manifest, so that ``--override learning_rate`` acts once: a schedule that
-    has gone on from the new rate is not set back at each start.
-    """
-    rate = opened.record.arguments.get("learning_rate")
-    if opened.loaded is None or "learning_rate" in settings.override:
-        if rate is None and "learning_rate" in settings.override:
-            raise UsageError("--override learning_rate: the run has no argument of that name")
-        return None if rate is None else float(rate)
-    before: float | None = opened.loaded.manifest.get("learning_rate_set")
-    return before

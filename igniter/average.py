@@ -8,7 +8,7 @@ logging nor saving changes the order in which floating-point numbers are added.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -121,25 +121,29 @@ def samples_in(batch: Any, output: Any, batch_size: Callable[[Any], int] | None 
     """How many samples a batch counts for.
 
     What the step returned as ``batch_size``, else what ``batch_size(batch)`` says, else the first
-    dimension of the first tensor in the batch, else 1.
+    dimension of the first tensor or array in the batch, else 1.
     """
     if isinstance(output, Mapping) and "batch_size" in output:
         return int(output["batch_size"])
     if batch_size is not None:
         return int(batch_size(batch))
-    first = _first_tensor(batch)
-    return 1 if first is None or first.ndim == 0 else first.shape[0]
+    shape = _first_shape(batch)
+    return shape[0] if shape else 1
 
 
-def _first_tensor(batch: Any) -> torch.Tensor | None:
+def _first_shape(batch: Any) -> Sequence[int] | None:
+    """That of the first tensor, or of the first array that has a dimension."""
     if isinstance(batch, torch.Tensor):
-        return batch
+        return batch.shape
+    shape: Sequence[int] | None = getattr(batch, "shape", None)
+    if shape:
+        return shape
     if not isinstance(batch, (list, tuple)):
         batch = batch.values() if isinstance(batch, Mapping) else batch
         if isinstance(batch, (str, bytes)) or not hasattr(batch, "__iter__"):
             return None
     for part in batch:
-        found = _first_tensor(part)
+        found = _first_shape(part)
         if found is not None:
             return found
     return None

@@ -8,8 +8,10 @@ where training looks up from its work.
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from ignite.engine import Engine, Events
 from igniter.average import samples_in
 from igniter.devices import to_device
 from igniter.errors import UsageError
+from igniter.figures import Figures, figure_png, image_png
 from igniter.loader import Batches
 from igniter.metrics import Accumulated
 from igniter.rng import Address, set_generators
@@ -38,6 +41,11 @@ class StepEngine(Engine):
         metrics: what takes in each output.
         after_iteration: called after every handler of each ITERATION_COMPLETED.
         before_step: called before each step.
+        clock: gives seconds from any origin.
+        figures: where logged figures and images are kept; None for nowhere.
+
+    ``samples`` and ``waited`` count over the engine's life: the samples that steps have handled,
+    and the seconds spent waiting for batches.
     """
 
     def __init__(
@@ -51,6 +59,8 @@ class StepEngine(Engine):
         metrics: list[Accumulated],
         after_iteration: Callable[[], None],
         before_step: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+        figures: Figures | None = None,
     ) -> None:
         super().__init__(self._one_iteration)
         # Without a handler of its own, ignite's errors go to stderr beside ours.
@@ -63,31 +73,40 @@ class StepEngine(Engine):
         self._device = device
         self._on_cpu = device.type == "cpu"
         self._metrics = metrics
+        self._needs_output = bool(spec.metrics)
         self._after_iteration = after_iteration
-        self._before_step = before_step
+        self.before_step = before_step
+        self._clock = clock
+        self._figures = figures
+        self._name = purpose.removeprefix("eval/")
         self._in_mid_epoch = False
         self._raised: BaseException | None = None
         self.stage = 0
         self.done = 0
+        self.samples = 0
+        self.waited = 0.0
 
     def _one_iteration(self, engine: Engine, _: Any) -> Any:
+        asked = self._clock()
         batch = next(self._batches)
+        self.waited += self._clock() - asked
         if not self._on_cpu:
             batch = to_device(batch, self._device)
         self.state.batch = batch
         set_generators(self._steps(self.stage, self.state.iteration))
-        self._before_step()
+        self.before_step()
         output = self._step(self, batch)
-        if self._metrics:
-            if not isinstance(output, (dict, Mapping)):
-                raise UsageError(
-                    f"the step returned {type(output).__name__}, not a dict; return a dict of "
-                    'tensors or numbers, such as {"loss": loss}'
-                )
+        samples = samples_in(batch, output, self._batch_size)
+        self.samples += samples
+        if isinstance(output, (dict, Mapping)):
             self.state.output = output  # type: ignore[assignment]
-            samples = samples_in(batch, output, self._batch_size)
             for metric in self._metrics:
                 metric.update(self, output, samples)
+        elif self._needs_output:
+            raise UsageError(
+                f"the step returned {type(output).__name__}, not a dict; return a dict of "
+                'tensors or numbers, such as {"loss": loss}'
+            )
         # What ignite counts is begun: a handler of ITERATION_STARTED may end the run before it.
         self.done = self.state.iteration
         return output
@@ -119,6 +138,14 @@ class StepEngine(Engine):
             self._fire_event(Events.EXCEPTION_RAISED, e)
         raise e
 
+    def attached(self) -> Iterator[tuple[str, Callable[..., Any]]]:
+        """Each handler of the user's, with what it was attached with, and its event's name."""
+        for event, handlers in self._event_handlers.items():
+            for function, args, kwargs in handlers:
+                if not str(getattr(function, "__module__", "")).startswith("igniter."):
+                    name = str(getattr(event, "name", event))
+                    yield name, functools.partial(function, *args, **kwargs)
+
     def interrupt(self) -> None:
         """Refuse ignite's way to pause: the position would not be saved.
 
@@ -140,6 +167,35 @@ class StepEngine(Engine):
             "engine.terminate_epoch() is not supported; give shorter epochs by --epoch-length or "
             "RunSpec(epoch_length=…)"
         )
+
+    def log_figure(self, name: str, figure: Any) -> None:
+        """Keep a matplotlib figure, at the iteration where training is: in an evaluation, too.
+
+        It is kept as ``figures/train/<name>/iteration-<8 digits>.png`` of the run's directory, that
+        of an evaluation under the evaluation's name, and sent to MLflow. After a resume it is drawn
+        again and compared; each stands there once. Without a run, in ``evaluate``, it is not kept.
+
+        Raises:
+            UsageError: ``figure`` is none, or ``name`` is no name.
+        """
+        self._keep(name, figure_png(figure))
+
+    def log_image(self, name: str, image: Any) -> None:
+        """As :meth:`log_figure`, for an image.
+
+        ``image`` is a PIL image, a numpy array H×W or H×W×C, or a tensor H×W or C×H×W; with 1, 3
+        or 4 channels, of bytes, booleans, or floats from 0 to 1.
+
+        Raises:
+            UsageError: ``image`` is none, or ``name`` is no name.
+        """
+        self._keep(name, image_png(image))
+
+    def _keep(self, name: str, png: bytes) -> None:
+        if self._figures is not None:
+            trains = self._name == "train"
+            iteration = self.state.iteration if trains else self.stage
+            self._figures.save(self._name, name, iteration, png)
 
     def continue_from(self, iteration: int, *, epoch_length: int, max_epochs: int) -> None:
         """Make ``iteration``, counted over the whole run, the last one that is done.

@@ -43,11 +43,14 @@ FREE: frozenset[str] = frozenset(
         "log_every",
         "print_every",
         "progress",
+        "picture",
         "mlflow",
+        "mlflow_offline",
         "mlflow_tracking_uri",
         "mlflow_experiment_name",
         "mlflow_run_name",
         "mlflow_tracking_username",
+        "mlflow_system_metrics",
     }
 )
 """igniter's own arguments that do not shape the result: they may change from start to start."""

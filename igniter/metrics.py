@@ -72,6 +72,15 @@ class KeyAverage:
         self._average.load_state_dict(state, self._device)
 
 
+class ReportedAverage(KeyAverage):
+    """The average of a key over those steps whose output has it."""
+
+    def update(self, engine: Engine, output: Any, samples: int) -> None:
+        """Count the key's value, where there is one, for ``samples`` samples."""
+        if self._key in output:
+            super().update(engine, output, samples)
+
+
 def _missing_key(name: str, key: str, output: Any) -> UsageError:
     if not isinstance(output, Mapping):
         return UsageError(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
+from types import MappingProxyType
 
 from igniter.cadence import Length
 from igniter.errors import NonFiniteError
+from igniter.measure import Measures
 from igniter.metrics import Accumulated, KeyAverage
 from igniter.rundir import RunRecord
 from igniter.saving import OnNan
@@ -20,6 +22,7 @@ class Reporter:
 
     Args:
         metrics: those of the training spec, by name.
+        measures: what is logged besides them.
         values: the trainer's ``state.metrics``, which gets each epoch's values.
         on_nan: whether a logged training metric that is not finite stops the run.
         standing: says which checkpoint there is to go back to.
@@ -29,6 +32,7 @@ class Reporter:
         self,
         spec: RunSpec,
         metrics: Mapping[str, Accumulated],
+        measures: Measures,
         values: dict[str, float],
         journal: Journal,
         record: RunRecord,
@@ -38,6 +42,7 @@ class Reporter:
     ) -> None:
         self._spec = spec
         self._metrics = metrics
+        self._measures = measures
         self._values = values
         self._journal = journal
         self._record = record
@@ -45,6 +50,7 @@ class Reporter:
         self._on_nan = on_nan
         self._standing = standing
         self._shown: dict[str, float] = {}
+        self._samples_per_second: float | None = None
 
     def begin_epoch(self) -> None:
         """Let every metric begin anew."""
@@ -52,7 +58,7 @@ class Reporter:
             metric.reset()
 
     def log_window(self, iteration: int, epoch: int, *, close: bool) -> None:
-        """Log each average over the samples of its window, as ``train/<metric>``.
+        """Log each average over the samples of its window, as ``train/<metric>``, and the measures.
 
         With ``close`` the window ends here and another begins.
 
@@ -65,7 +71,12 @@ class Reporter:
             if isinstance(metric, KeyAverage)
             for name, value in metric.window(close=close).items()
         }
-        self.take_in(iteration, epoch, values, self._spec)
+        besides = self._measures.results(iteration, close=close)
+        self.take_in(iteration, epoch, values, self._spec, besides=besides)
+        # After the averages were read: before, the device may be many steps behind.
+        measured = self._measures.speed.window(iteration)
+        self._samples_per_second = measured.get("perf/samples_per_second")
+        self._journal.log(iteration, epoch, measured, kind="measured")
         self._refuse_non_finite(iteration, values)
 
     def log_epoch(self, iteration: int, epoch: int) -> None:
@@ -85,15 +96,22 @@ class Reporter:
         self._refuse_non_finite(iteration, named)
 
     def take_in(
-        self, iteration: int, epoch: int, values: Mapping[str, float], spec: RunSpec
+        self,
+        iteration: int,
+        epoch: int,
+        values: Mapping[str, float],
+        spec: RunSpec,
+        *,
+        besides: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        """Pass on ``values`` of ``iteration``, by full name, as their spec says."""
+        """Pass on ``values`` of ``iteration``, by full name, as their spec says.
+
+        What is ``besides`` goes to the journal alone, whatever the spec says.
+        """
         self._record.metrics.update(values)
         if spec is self._spec or spec.show is not None:
             self._shown.update(_chosen(values, spec.show))
-        logged = _chosen(values, spec.log)
-        if logged:
-            self._journal.log(iteration, epoch, logged)
+        self._journal.log(iteration, epoch, {**_chosen(values, spec.log), **besides})
 
     def show(self, iteration: int) -> None:
         """Move the progress display to ``iteration``."""
@@ -118,6 +136,7 @@ class Reporter:
             epoch,
             epochs,
             at_a_glance(printed, whole_epochs=length.ends_epoch(iteration)),
+            samples_per_second=self._samples_per_second,
         )
 
     def _refuse_non_finite(self, iteration: int, values: Mapping[str, float]) -> None:

@@ -17,7 +17,9 @@ from igniter.best import Best
 from igniter.cadence import Length, Timer
 from igniter.engine import Events, StepEngine
 from igniter.evaluation import Evaluator
+from igniter.loader import Batches
 from igniter.lock import RunLock
+from igniter.measure import Speed
 from igniter.reporting import Reporter
 from igniter.rundir import Paths, RunRecord
 from igniter.saving import Saver, Snapshot
@@ -32,8 +34,11 @@ class Parts:
     """What a run is put together from."""
 
     length: Length
+    batches: Batches
+    interrupted: Callable[[], bool]
     evaluators: Mapping[Evaluator, Timer]
     reporter: Reporter
+    speed: Speed
     saver: Saver
     record: RunRecord
     paths: Paths
@@ -56,6 +61,7 @@ class TrainingRun:
         self.stopped = False
         self._completed = False
         self._follow_on_start = False
+        # The first iteration does not pass by the safe point: the measuring of speed begins there.
         self._wake_iteration: float = 0
         self._wake_time = 0.0
         # Before every handler of the user's, which then finds the run's own work done.
@@ -71,10 +77,10 @@ class TrainingRun:
         now = parts.clock()
         for timer in self._timers():
             timer.begin(iteration, now)
-        self._set_alarm(iteration, now)
         parts.display.begin(iteration, length.total)
         # After every handler of the user's on STARTED: they prepare what follows.
         self.engine.add_event_handler(Events.STARTED, self._follow_the_resumed)
+        self.engine.add_event_handler(Events.STARTED, self._enter_the_loader)
         self._follow_on_start = iteration > 0 and not after_everything
         epochs = length.epoch_of(max(length.total, iteration))
         self.engine.continue_from(iteration, epoch_length=length.epoch, max_epochs=epochs)
@@ -116,6 +122,8 @@ class TrainingRun:
         if stop is not None and not self.engine.should_terminate:
             self._stop(parts.saver.snapshot(iteration, self._epoch), stop.name)
             return
+        if save_due or evaluators:
+            parts.speed.pause()
         if save_due or (evaluators and parts.best.followed):
             snapshot = parts.saver.snapshot(iteration, self._epoch)
             self._commit(snapshot, "scheduled")
@@ -130,6 +138,7 @@ class TrainingRun:
         parts.lock.beat()
         if iteration == length.total and not length.ends_epoch(iteration):
             self.engine.terminate()
+        parts.speed.go_on(iteration)
         self._set_alarm(iteration, parts.clock())
 
     def _follow_the_resumed(self) -> None:
@@ -146,6 +155,14 @@ class TrainingRun:
         if length.ends_epoch(iteration) and not self.engine.should_terminate:
             self.engine.fire_event(Events.EPOCH_COMPLETED)
         state.epoch = begun
+
+    def _enter_the_loader(self) -> None:
+        """Go to the position in the data, which may take long; a stop on the way loses nothing."""
+        if self.engine.should_terminate or self.engine.state.iteration >= self.parts.length.total:
+            return
+        if not self.parts.batches.enter(self.parts.interrupted):
+            # The checkpoint that the attempt began from holds all there is.
+            self._stop(None, "")
 
     def _follow(self, iteration: int, evaluators: list[Evaluator]) -> None:
         """What follows before the handlers of the epoch's end: its metrics, and evaluations."""

@@ -6,7 +6,7 @@ import difflib
 import operator
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,7 +48,9 @@ class Settings:
         resume: ``auto``, ``always``, ``never``, ``must``, or the path of a checkpoint.
         override: names of arguments whose new value wins over the checkpoint's
             (``learning_rate``).
-        strict: refuse to resume when script, versions or commit changed.
+        inputs: files and directories that the run reads, by name; a change in them since the
+            attempt before is told.
+        strict: refuse to resume when script, modules, inputs, versions or commit changed.
         break_lock: take over a run that another host seems to be at work on.
         seed: of the data's order and of all randomness in loading, steps and evaluations.
         deterministic: use torch's deterministic kernels.
@@ -62,9 +64,12 @@ class Settings:
         best_metric, best_mode: what ``best`` means, such as ``eval/accuracy`` and ``max``.
         eval_every, log_every, print_every: when to evaluate, log and print.
         progress: ``auto``, ``bar``, ``plain``, ``json`` or ``none``.
+        picture: whether to draw the metrics, as ``metrics.png`` and ``.svg``, when training ends.
         mlflow: whether to track the run in MLflow.
+        mlflow_offline: whether to leave the sending to `igniter sync`, later.
         mlflow_tracking_uri, mlflow_experiment_name, mlflow_run_name, mlflow_tracking_username:
             where and as what; None for the environment's or igniter's own defaults.
+        mlflow_system_metrics: whether the machine is monitored too, by MLflow's own means.
     """
 
     max_epochs: int | None = 10
@@ -75,6 +80,7 @@ class Settings:
     model_dir: Path | str | None = None
     resume: Path | str = "auto"
     override: Sequence[str] = ()
+    inputs: Mapping[str, Path | str] = field(default_factory=dict)
     strict: bool = False
     break_lock: bool = False
     seed: int = 0
@@ -92,11 +98,14 @@ class Settings:
     log_every: Interval | str | int = "100 iterations"
     print_every: Interval | str | int = "1 epoch, 1 minute"
     progress: Literal["auto", "bar", "plain", "json", "none"] = "auto"
+    picture: bool = True
     mlflow: bool = True
+    mlflow_offline: bool = False
     mlflow_tracking_uri: str | None = None
     mlflow_experiment_name: str | None = None
     mlflow_run_name: str | None = None
     mlflow_tracking_username: str | None = None
+    mlflow_system_metrics: bool = False
 
     def __post_init__(self) -> None:
         """Check every value and bring it to one type.
@@ -111,6 +120,8 @@ class Settings:
             self._set(name, _whole_number(name, getattr(self, name)))
         if self.max_epochs is None and self.max_iterations is None:
             raise UsageError("training needs an end: give max_epochs or max_iterations")
+        if not isinstance(self.inputs, Mapping):
+            raise UsageError(f"inputs is {self.inputs!r}; it must map names to paths")
         for name, choices in _CHOICES.items():
             _check_choice(name, getattr(self, name), choices)
         self._set("resume", _mode_or_path(self.resume))

@@ -201,7 +201,7 @@ def test_no_batches(tmp_path: Path) -> None:
     refused(tmp_path / "a", "loader is empty: it has no batches", loader=empty)
     once = iter([[torch.zeros(3, 2)]])
     refused(tmp_path / "b", "cannot tell its length", loader=once)
-    refused(tmp_path / "c", "can be used only once", loader=once, settings={"epoch_length": 2})
+    refused(tmp_path / "c", "used up", loader=once, settings={"epoch_length": 2})
 
 
 @pytest.mark.parametrize("to_save", [{}, {"model": 3}])

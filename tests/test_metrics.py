@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import ignite.metrics
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -54,7 +55,7 @@ def test_run_under_a_hundred_iterations_logs(tmp_path: Path) -> None:
     result = Small(tmp_path, step=step, spec=lambda: metrics).train(max_iterations=3)
     logged = {name: float(value) for _, name, value in points(tmp_path)}
     assert logged["train/lr"] == pytest.approx(3.0000001e-6, rel=1e-15)
-    assert logged == dict(result.metrics)
+    assert logged == {**result.metrics, "lr": 0.01, "epoch": 0.75}
 
 
 def test_gradient_is_not_kept() -> None:
@@ -113,6 +114,8 @@ def test_nothing_counted() -> None:
         ([["a"], (torch.zeros(4), torch.zeros(9))], {}, None, 4),
         (torch.tensor(1.0), {}, None, 1),
         ("text", {}, None, 1),
+        ([["a"], np.zeros((4, 9)), torch.zeros(5)], {}, None, 4),
+        ([np.int64(1), np.float32(2.0)], {}, None, 1),
         (torch.zeros(3, 2), {}, lambda batch: batch.numel(), 6),
         (torch.zeros(3, 2), {"batch_size": 7}, lambda batch: 1, 7),
     ],

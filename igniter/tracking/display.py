@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal, TextIO
 
 Mode = Literal["auto", "bar", "plain", "json", "none"]
+
+_COUNT_SECONDS = 30.0
 
 
 class _Output:
@@ -107,7 +110,14 @@ class Display:
             self._bar.set_postfix_str(summary(shown), refresh=False)
             self._bar.update(iteration - self._bar.n)
 
-    def report(self, iteration: int, epoch: int, epochs: int, metrics: Mapping[str, float]) -> None:
+    def report(
+        self,
+        iteration: int,
+        epoch: int,
+        epochs: int,
+        metrics: Mapping[str, float],
+        samples_per_second: float | None = None,
+    ) -> None:
         """Print where the run is, and its metrics."""
         done, since = self._began
         seconds = self._clock() - since
@@ -117,15 +127,61 @@ class Display:
             "total": self._total,
             "epoch": epoch,
             "iterations_per_second": round(rate, 3),
+            "samples_per_second": samples_per_second,
             "metrics": dict(metrics),
         }
+        speed = "" if samples_per_second is None else f"  {samples_per_second:.3g} samples/s"
         left = f"  {_duration((self._total - iteration) / rate)} left" if rate > 0 else ""
         self._event(
             "progress",
             f"epoch {epoch}/{epochs}  iteration {iteration}/{self._total}  "
-            f"{summary(metrics)}{left if iteration < self._total else ''}",
+            f"{summary(metrics)}{speed}{left if iteration < self._total else ''}",
             facts,
         )
+
+    @contextmanager
+    def replaying(self, total: int) -> Iterator[Callable[[int], None]]:
+        """Show that ``total`` batches are loaded again; it gives what is told how many are done."""
+        self.say(
+            "the loader cannot be entered in the middle: loading "
+            f"{total} batches again to reach the position",
+            batches=total,
+        )
+        with self.counting("loaded", total, "batches again") as show:
+            yield show
+
+    @contextmanager
+    def counting(self, done: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+        """Show how much of ``total`` is ``done``, as "loaded 5 of 10 files"; gives what is told.
+
+        A bar, which goes away at the end; elsewhere a line every half minute.
+        """
+        said = self._clock()
+
+        def show(count: int) -> None:
+            nonlocal said
+            now = self._clock()
+            if now - said >= _COUNT_SECONDS:
+                said = now
+                self.say(f"{done} {count} of {total} {unit}", done=count, total=total)
+
+        if self.mode != "bar":
+            yield show
+            return
+
+        def move(count: int) -> None:
+            bar.update(count - bar.n)
+
+        from tqdm import tqdm
+
+        with tqdm(
+            total=total,
+            file=self._stderr,
+            leave=False,
+            dynamic_ncols=True,
+            bar_format=f"{done} {{n_fmt}}/{{total_fmt}} {unit} |{{bar}}| {{remaining}} left",
+        ) as bar:
+            yield move
 
     def say(self, text: str, **facts: Any) -> None:
         """Tell something about the run."""
