@@ -51,11 +51,14 @@ DEFAULTS: dict[str, Any] = {
     "log_every": parse_interval("100 iterations", allow_time=False),
     "print_every": parse_interval("1 epoch, 1 minute", allow_time=True),
     "progress": "auto",
+    "picture": True,
     "mlflow": True,
+    "mlflow_offline": False,
     "mlflow_tracking_uri": None,
     "mlflow_experiment_name": None,
     "mlflow_run_name": None,
     "mlflow_tracking_username": None,
+    "mlflow_system_metrics": False,
 }
 
 
@@ -115,7 +118,7 @@ def test_help_shows_the_defaults_of_the_script() -> None:
     for changed in (
         "such as eval/accuracy (default: eval/50%)",
         "track the run with MLflow (default: off)",
-        "commit or version (default: on)",
+        "commit or versions (default: on)",
         "at the latest (default: 7)",
     ):
         assert changed in shown
@@ -139,7 +142,7 @@ def test_help_of_own_arguments() -> None:
     assert "--plain PLAIN Training:" in shown
 
 
-@pytest.mark.parametrize("columns", ["80", "50"])
+@pytest.mark.parametrize("columns", ["80", "60"])
 def test_help_fits_the_terminal(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The epilog says what an INTERVAL may be, in paragraphs; no line ends inside a name."""
     monkeypatch.setenv("COLUMNS", columns)
@@ -220,13 +223,13 @@ def test_own_switches() -> None:
         (["--resume", "maybe"], "'maybe' is neither auto, always, never or must, nor a checkpoint"),
         (["--override", "momentum"], "invalid choice: 'momentum'"),
         (["--mlflow=maybe"], "maybe"),
-        (["--batch", "5"], "unrecognized arguments: --batch 5"),
-        (["--bacth-size=5"], "--bacth-size=5; the nearest known is '--batch-size'"),
-        (["--lr", "0.1"], "unrecognized arguments: --lr 0.1; the nearest known is '--learning-r"),
+        (["--batch", "5"], "unrecognized arguments: --batch\n"),
+        (["--bacth-size=5"], "--bacth-size; the nearest known is '--batch-size'"),
+        (["--lr", "0.1"], "unrecognized arguments: --lr; the nearest known is '--learning-r"),
         (["--epochs=5"], "the nearest known is '--max-epochs'"),
         (["--gpus", "2"], "the nearest known is '--device'"),
         (["--hlep"], "the nearest known is '--help'"),
-        (["--momentum", "2"], "unrecognized arguments: --momentum 2\n"),
+        (["--momentum", "2"], "unrecognized arguments: --momentum\n"),
         (["stray"], "unrecognized arguments: stray\n"),
     ],
 )
@@ -259,8 +262,10 @@ def test_train_kwargs_are_the_arguments_of_train() -> None:
     names = """max_epochs max_iterations epoch_length output_dir checkpoint_dir model_dir resume
     override strict break_lock seed deterministic device on_nan stop_signals save_every keep_last
     keep_every keep_best best_metric best_mode eval_every log_every print_every progress mlflow
-    mlflow_tracking_uri mlflow_experiment_name mlflow_run_name mlflow_tracking_username identity
-    on_interrupt"""
+    mlflow_offline mlflow_tracking_uri mlflow_experiment_name mlflow_run_name
+    mlflow_tracking_username
+    mlflow_system_metrics picture identity
+    on_interrupt inputs"""
     kwargs = train_kwargs(read("--output-dir", "x", "--stop-signals", "int,usr1"))
     assert set(kwargs) == set(names.split())
     assert kwargs["output_dir"] == Path("x")
