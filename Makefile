@@ -1,5 +1,6 @@
 # make demo   train the digits example to completion
 # make test   the whole test suite
+# make ui-test look at MLflow's pages with Debian's chromium; pictures in build/screenshots
 # make lint   ruff and mypy
 # make chaos  train, stopped in every way at every moment, and compared bit for bit: docs/chaos.md
 #             ROUNDS=10 by default; SEED=… for the same rounds again, ONLY=… for one of them
@@ -15,7 +16,7 @@ INSTALLED := $(VENV)/.installed
 
 ROUNDS ?= 10
 
-.PHONY: demo test lint chaos clean
+.PHONY: demo test ui-test lint chaos clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/digits/train.py
@@ -27,7 +28,11 @@ demo: $(INSTALLED)
 	@echo "  $(BIN)/python examples/digits/train.py --dropout 0.2"
 
 test: $(INSTALLED)
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist worksteal
+
+ui-test: $(INSTALLED)
+	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e '.[ui]'
+	SCREENSHOTS=build/screenshots $(BIN)/pytest tests/test_ui.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -84,7 +84,7 @@ def start(
     done = subprocess.run(
         [sys.executable, *python, str(script), *argv],
         cwd=place,
-        env=environ,
+        env={**environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
