@@ -84,8 +84,10 @@ def _row(run: found.FoundRun, now: float) -> tuple[str, ...]:
 
 
 def _telling(record: RunRecord) -> dict[str, float]:
-    """The one metric to judge the run by: what it follows, else an evaluation's, else the loss."""
-    followed = record.best["metric"] if record.best else record.parameters.get("best_metric")
+    """The one metric to judge the run by: the best so far, else an evaluation's, else the loss."""
+    if record.best:
+        return {f"best {record.best['metric']}": record.best["value"]}
+    followed = record.parameters.get("best_metric")
     evaluated = [name for name in record.metrics if not name.startswith("train/")]
     names = (followed, *evaluated, "train/loss", *record.metrics)
     return next(({name: record.metrics[name]} for name in names if name in record.metrics), {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -77,7 +78,8 @@ def _lines(run: found.FoundRun, checkpoints: Sequence[found.FoundCheckpoint]) ->
         best = record.best
         value = text.metrics({best["metric"]: best["value"]})
         lines.append(f"  best        {value} at iteration {best['iteration']}")
-    lines += [f"  mlflow      {line}" for line in _mlflow(run)]
+    labels = itertools.chain(["mlflow"], itertools.repeat(""))
+    lines += [f"  {label:<11} {line}" for label, line in zip(labels, _mlflow(run), strict=False)]
     lines += ["", "arguments that shape the result"]
     shown = {name: text.value(value) for name, value in record.arguments.items()}
     lines += [f"  {name} = {value}" for name, value in shown.items()] or ["  none"]
@@ -133,14 +135,17 @@ def _mlflow(run: found.FoundRun) -> list[str]:
     lines = [f"run {destination.run_id or 'not made yet'} at {state.current}"]
     left = count_unsent(run.paths.journal, destination.offset)
     if left:
-        lines.append(f"{left} values not sent yet: igniter sync {run.paths.root}")
+        how = "being sent" if run.live else f"not sent yet: igniter sync {run.paths.root}"
+        lines.append(f"{left} values {how}")
     if destination.problem:
         lines.append(f"last problem: {destination.problem}")
     return lines
 
 
 def _attempts(run: found.FoundRun) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [("#", "START", "END", "ITERATIONS", "OUTCOME", "HOST", "REASON")]
+    rows: list[tuple[str, ...]] = [
+        ("#", "START (UTC)", "END (UTC)", "ITERATIONS", "OUTCOME", "HOST", "REASON")
+    ]
     attempts = run.record.attempts
     ends: list[int | None] = [attempt.from_iteration for attempt in attempts[1:]]
     if attempts:

@@ -63,7 +63,8 @@ def test_a_metric_is_one_panel_of_training_and_evaluations() -> None:
             record(2, {"train/loss_epoch": 1.5}, attempt=2),
             record(2, {"train/loss": 9.0}, attempt=2, repeat=True),
             record(3, {"test/loss": 1.0, "valid/top/5": 0.5}, attempt=3, epoch=4),
-        ]
+        ],
+        resumed=[1, 2],
     )
     assert [(p.name, [(k.source, k.of_epochs) for k in p.lines]) for p in found.panels] == [
         ("loss", [("train", False), ("train", True), ("test", False)]),
@@ -71,7 +72,7 @@ def test_a_metric_is_one_panel_of_training_and_evaluations() -> None:
         ("top/5", [("valid", False)]),
         ("lr", [("adam/0", False)]),
     ]
-    assert (found.resumed, found.iteration, found.epoch, found.left_out) == ([2, 3], 3, 4, 0)
+    assert (found.resumed, found.iteration, found.epoch, found.left_out) == ([1, 2], 3, 4, 0)
     assert found.panels[0].lines[0].last == 2.0
 
 
@@ -137,33 +138,34 @@ def test_anything_can_be_drawn(name: str) -> None:
     assert ElementTree.fromstring(rendered(figure, "svg")).tag.endswith("svg")
 
 
-def drawn_by_a_process(journal: Path, name: str, folder: Path, **environ: str) -> list[bytes]:
-    """What the child draws, in an environment."""
-    files = [folder / f"{name}.png", folder / f"{name}.svg"]
+def drawn_by_a_process(root: Path, **environ: str) -> list[bytes]:
+    """What the child draws of a run, in an environment."""
     done = subprocess.run(
-        child.command("igniter.tracking.picture", str(journal), "run", *map(str, files)),
+        child.command("igniter.tracking.picture", str(root)),
         env={**environment(), **environ},
-        cwd=folder,
+        cwd=root,
         capture_output=True,
         check=True,
         timeout=60,
     )
     assert done.stdout + done.stderr == b""
-    return [file.read_bytes() for file in files]
+    return [picture.read_bytes() for picture in Paths(root).pictures]
 
 
 def test_the_same_journal_gives_the_same_bytes(tmp_path: Path) -> None:
     """Neither the hour nor the user's settings of matplotlib are in the picture; a value is."""
     records = [record(i, {"train/loss": 1 / i, "eval/loss": 2 / i}) for i in range(1, 700)]
-    journal = write_journal(tmp_path / "a.jsonl", records)
-    first = drawn_by_a_process(journal, "first", tmp_path, TZ="UTC")
+    journal = write_journal(tmp_path / "journal.jsonl", records)
+    first = drawn_by_a_process(tmp_path, TZ="UTC")
     (tmp_path / "matplotlibrc").write_text("lines.linewidth: 9\nfont.size: 30\nbackend: TkAgg\n")
     again = drawn_by_a_process(
-        journal, "again", tmp_path, TZ="Asia/Tokyo", PYTHONHASHSEED="7", MATPLOTLIBRC=str(tmp_path)
+        tmp_path, TZ="Asia/Tokyo", PYTHONHASHSEED="7", MATPLOTLIBRC=str(tmp_path)
     )
     assert again == first
+    figure = draw(curves(read(journal)), tmp_path.name)
+    assert rendered(figure, "png") == first[0]
     records[-1] = record(699, {"train/loss": 0.5})
-    figure = draw(curves(read(write_journal(tmp_path / "b.jsonl", records))), "run")
+    figure = draw(curves(read(write_journal(tmp_path / "b.jsonl", records))), tmp_path.name)
     assert rendered(figure, "png") != first[0]
     assert rendered(figure, "svg") != first[1]
 
@@ -200,9 +202,10 @@ def test_every_end_of_an_attempt_draws_the_run(tmp_path: Path) -> None:
     png.unlink()
     with pytest.raises(RuntimeError, match="own"):
         Small(tmp_path / "run", step=fail).train(log_every=1)
-    assert png.read_bytes() == stopped
+    failed = png.read_bytes()
+    assert failed != stopped  # a mark where it went on
     assert small.train(log_every=1).status == "completed"
-    assert png.read_bytes() != stopped
+    assert png.read_bytes() not in (stopped, failed)
     assert [file for file in small.run_dir.iterdir() if file.name.endswith(".part")] == []
 
 

@@ -65,7 +65,7 @@ class Panel:
 class Curves:
     """All of a run: its panels, how many metrics found no room, and its course.
 
-    ``resumed`` holds the iteration of the first value that each attempt after the first logged.
+    ``resumed`` holds the iterations after which the run went on.
     """
 
     panels: list[Panel]
@@ -75,17 +75,15 @@ class Curves:
     epoch: int
 
 
-def curves(records: Iterable[Record]) -> Curves:
+def curves(records: Iterable[Record], resumed: Iterable[int] = ()) -> Curves:
     """Read a journal's records, once, into memory that does not grow with their number.
 
     What was measured (times, memory) and what came out different when it ran again is left out.
     """
     panels: dict[str, dict[str, _Thinned]] = {}
     left_out: set[str] = set()
-    first_of: dict[int, int] = {}
     iteration = epoch = 0
     for record in records:
-        first_of.setdefault(record.attempt, record.iteration)
         iteration, epoch = max(iteration, record.iteration), max(epoch, record.epoch)
         if record.repeat or record.kind != "result":
             continue
@@ -103,7 +101,7 @@ def curves(records: Iterable[Record]) -> Curves:
     return Curves(
         panels=[_panel(name, panels[name]) for name in sorted(panels, key=_rank)],
         left_out=len(left_out),
-        resumed=[first_of[attempt] for attempt in sorted(first_of)[1:]],
+        resumed=list(resumed),
         iteration=iteration,
         epoch=epoch,
     )

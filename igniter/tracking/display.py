@@ -7,6 +7,7 @@ JSON mode stdout holds JSON and nothing else.
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -98,6 +99,7 @@ class Display:
                 file=self._stderr,
                 dynamic_ncols=True,
                 mininterval=0,
+                leave=False,
                 bar_format="{n_fmt}/{total_fmt} |{bar}| {remaining} left{postfix}",
             )
 
@@ -130,7 +132,9 @@ class Display:
             "samples_per_second": samples_per_second,
             "metrics": dict(metrics),
         }
-        speed = "" if samples_per_second is None else f"  {samples_per_second:.3g} samples/s"
+        speed = ""
+        if samples_per_second is not None:
+            speed = f"  {samples_per_second:.{0 if samples_per_second >= 100 else 2}f} samples/s"
         left = f"  {_duration((self._total - iteration) / rate)} left" if rate > 0 else ""
         self._event(
             "progress",
@@ -229,17 +233,11 @@ def summary(metrics: Mapping[str, float]) -> str:
     return "  ".join(" ".join([group, *values]).strip() for group, values in groups.items())
 
 
-def _strict(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """NaN and the infinities as text: JSON has no word for them."""
-    return {key: _strict_value(value) for key, value in facts.items()}
-
-
-def _strict_value(value: Any) -> Any:
+def _strict(value: Any) -> Any:
+    """NaN and the infinities as text, however deep: JSON has no word for them."""
     if isinstance(value, Mapping):
-        return _strict(value)
-    if isinstance(value, float) and (value != value or value in (float("inf"), -float("inf"))):
-        return str(value)
-    return value
+        return {key: _strict(item) for key, item in value.items()}
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _duration(seconds: float) -> str:

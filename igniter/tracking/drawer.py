@@ -51,9 +51,7 @@ def start(paths: Paths) -> Drawer:
     process = subprocess.Popen(
         child.command(
             "igniter.tracking.picture",
-            str(paths.journal.absolute()),
-            paths.root.absolute().name,
-            *(str(picture.absolute()) for picture in paths.pictures),
+            str(paths.root.absolute()),
         ),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

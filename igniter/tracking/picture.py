@@ -16,6 +16,8 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from igniter import atomic
+from igniter.errors import IgniterError
+from igniter.rundir import Paths, RunRecord
 from igniter.tracking.curves import LEARNING_RATE, Curves, curves
 from igniter.tracking.panel import MARKS, TRAINING, draw_panel, shortened
 from igniter.tracking.records import read
@@ -26,17 +28,24 @@ _LEFT, _RIGHT, _BOTTOM, _TITLE, _ROW, _HEADER = 0.7, 0.15, 0.35, 0.3, 0.16, 0.42
 _LEGEND_WIDTH = 1.6
 
 
-def main(journal: str, title: str, *files: str) -> None:
-    """Draw ``journal`` into each of ``files``, as their suffixes say.
-
-    A journal without values has no picture.
-    """
-    found = curves(read(Path(journal)))
+def main(root: str) -> None:
+    """Draw the run in the directory ``root``; one without values has no picture."""
+    paths = Paths(Path(root))
+    found = curves(read(paths.journal), _resumed(paths))
     if not found.panels:
         return
-    figure = draw(found, title)
-    for file in map(Path, files):
+    figure = draw(found, paths.root.name)
+    for file in paths.pictures:
         atomic.write_bytes(file, rendered(figure, file.suffix.removeprefix(".")))
+
+
+def _resumed(paths: Paths) -> list[int]:
+    """After which iterations the run went on: where each attempt but the first began."""
+    try:
+        attempts = RunRecord.load(paths.run_yaml).attempts
+    except (OSError, IgniterError):  # only marks are at stake
+        return []
+    return [attempt.from_iteration for attempt in attempts[1:] if attempt.from_iteration]
 
 
 def draw(found: Curves, title: str) -> Figure:
