@@ -90,17 +90,23 @@ def ending(
 
 def _tracking(opened: Opened, outcome: AttemptOutcome, display: Display) -> None:
     sent, where = outcome.tracking, opened.record.tracking
-    if sent is None or where is None:
+    if where is None:
         return
-    if sent.left or sent.problem:
+    if sent is None:
+        display.say(f"nothing was sent to MLflow; to send it: igniter sync {opened.paths.root}")
+    elif sent.left:
         why = f" ({sent.problem})" if sent.problem else ""
         display.warn(
             f"MLflow lacks {sent.left} values of this run{why}; they are in the journal. To send "
             f"them: igniter sync {opened.paths.root}"
         )
+    elif sent.problem:
+        display.warn(f"{sent.problem}. To try again: igniter sync {opened.paths.root}")
     else:
+        served = str(where["uri"]).startswith("http")
+        how = "" if served else "; to look at it: igniter ui"
         display.say(
-            f"MLflow run {sent.run_id} at {where['uri']}; to look at it: igniter ui",
+            f"MLflow run {sent.run_id} at {where['uri']}{how}",
             mlflow_run_id=sent.run_id,
             tracking_uri=where["uri"],
         )
