@@ -95,8 +95,7 @@ def open_run(directory: Path) -> FoundRun:
         RunRefused: its ``run.yaml`` cannot be read.
     """
     record = RunRecord.load(directory / "run.yaml")
-    checkpoints = record.parameters.get("checkpoint_dir")
-    paths = Paths(directory, Path(checkpoints) if isinstance(checkpoints, str) else None)
+    paths = Paths.of(directory, record)
     return FoundRun(paths, record, holder(paths.lock) is not None)
 
 

@@ -8,19 +8,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 
 from igniter.rundir import Paths
+from igniter.tracking import child
 from igniter.tracking.state import Outcome, State, count_unsent
-
-# The child finds igniter and mlflow wherever this process would, but after the standard library and
-# the installed packages: a script's directory may hold a http.py of the user's own.
-_CHILD = (
-    "import sys; root, parent, *path = sys.argv[1:]; "
-    "sys.path = [entry for entry in sys.path if entry] + path; "
-    "from igniter.tracking.follow import main; main(root, int(parent))"
-)
 
 
 class Shipper:
@@ -69,7 +61,7 @@ def start(paths: Paths, environ: Mapping[str, str] | None = None) -> Shipper:
     log = os.open(paths.root / "tracking.log", flags, 0o666)
     try:
         process = subprocess.Popen(
-            [sys.executable, "-c", _CHILD, str(paths.root.absolute()), str(os.getpid()), *sys.path],
+            child.command("igniter.tracking.follow", str(paths.root.absolute()), str(os.getpid())),
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from igniter import atomic
-from igniter.tracking.records import is_boundary, read
+from igniter.tracking.records import count_values, is_boundary
 
 
 @dataclass(frozen=True)
@@ -16,12 +16,14 @@ class Destination:
     """One tracking URI: the run there, and what it holds already.
 
     ``offset`` is the byte of the journal up to which it was sent, ``attempt`` the last attempt
-    whose parameters and tags were, ``problem`` why nothing could be sent lately.
+    whose parameters and tags were, ``artifacts`` the mark of each file that was, by its path in
+    MLflow, ``problem`` why something could not be sent lately.
     """
 
     run_id: str | None = None
     offset: int = 0
     attempt: int = 0
+    artifacts: dict[str, str] = field(default_factory=dict)
     problem: str | None = None
 
 
@@ -36,10 +38,11 @@ class State:
     def load(cls, path: Path) -> State:
         """Read the file. A missing or damaged one is empty: what it held can be found again."""
         try:
-            data = json.loads(path.read_bytes())
+            with atomic.open_regular(path) as file:
+                data = json.load(file)
             destinations = {str(uri): _destination(d) for uri, d in data["destinations"].items()}
             current = data["current"]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return cls()
         return cls(current if current in destinations else None, destinations)
 
@@ -70,12 +73,16 @@ class State:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How sending a run ended: values sent now, values the journal holds beyond what was sent."""
+    """How sending a run ended: values sent now, values the journal holds beyond what was sent.
+
+    ``by_another`` says that the process which trains the run is sending it.
+    """
 
     run_id: str | None
     sent: int
     left: int
     problem: str | None
+    by_another: bool = False
 
 
 def start_of_unsent(journal: Path, offset: int) -> int:
@@ -88,13 +95,14 @@ def start_of_unsent(journal: Path, offset: int) -> int:
 
 def count_unsent(journal: Path, offset: int) -> int:
     """Return how many metric values of the journal lie beyond ``offset`` and are for MLflow."""
-    start = start_of_unsent(journal, offset)
-    return sum(len(record.metrics) for record in read(journal, start) if not record.repeat)
+    if not journal.is_file():
+        return 0
+    return count_values(journal, start_of_unsent(journal, offset))
 
 
 def _destination(fields: dict[str, Any]) -> Destination:
     destination = Destination(**fields)
-    kinds = (type(destination.offset), type(destination.attempt))
-    if kinds != (int, int) or not isinstance(destination.run_id, str | None):
+    kinds = tuple(type(fields.get(name)) for name in ("offset", "attempt", "artifacts"))
+    if kinds != (int, int, dict) or not isinstance(destination.run_id, str | None):
         raise ValueError("not a destination")
     return destination

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from igniter import atomic
 from igniter.errors import IgniterError
 from igniter.lock import holder
 from igniter.rundir import Paths, RunRecord
 from igniter.tracking.failures import Unavailable
-from igniter.tracking.sender import Sender
+from igniter.tracking.place import Place, place_of
+from igniter.tracking.sender import Listener, Sender
 from igniter.tracking.state import Outcome, State, count_unsent
-from igniter.tracking.uri import resolve, with_credentials
+
+PATIENCE_SECONDS = 60.0
+
+# What a file system without locks answers.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 class SendingLock:
-    """Held by the one process that may send a run; released by the kernel on any death."""
+    """Held by the one process that may send a run; released by the kernel on any death.
+
+    On a file system without locks everyone holds it: two who send the same send it once, since
+    MLflow keeps an exact repeat once.
+    """
 
     def __init__(self, paths: Paths) -> None:
-        """Not yet held; see :meth:`acquire`."""
+        """Not yet held; see :meth:`acquire`.
+
+        Raises:
+            OSError: the run's directory cannot be written to.
+        """
         self._path = paths.root / "tracking.lock"
         self._file = self._path.open("a")
 
@@ -36,11 +51,17 @@ class SendingLock:
         while True:
             try:
                 fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for left in self._path.parent.glob(f".tracking.json.*{atomic.PART}"):
+                    atomic.remove_quietly(left)  # of a sender that died while writing
                 return True
-            except BlockingIOError:
-                if clock() >= deadline:
-                    return False
-                sleep(0.1)
+            except OSError as error:
+                if error.errno in _NO_LOCKS:
+                    return True
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise
+            if clock() >= deadline:
+                return False
+            sleep(0.1)
 
     def in_place(self) -> bool:
         """Whether the run's directory is still where it was when the lock was opened.
@@ -61,30 +82,19 @@ class SendingLock:
         self._file.close()
 
 
-def destination_uri(record: RunRecord, tracking_uri: str | None = None) -> str | None:
-    """Return what to connect to for a run, None where its tracking is off.
-
-    Raises:
-        UsageError: MLflow cannot keep a run there.
-    """
-    if tracking_uri is None and record.tracking is None:
-        return None
-    uri = tracking_uri or str((record.tracking or {})["uri"])
-    directory = Path.cwd()
-    return with_credentials(resolve(uri, directory), os.environ, directory)
-
-
 def sync_run(
     run_dir: Path,
     *,
     tracking_uri: str | None = None,
-    patience: float = 60.0,
+    patience: float = PATIENCE_SECONDS,
     warn: Callable[[str], None] = lambda text: None,
+    progress: Callable[[int], None] = lambda sent: None,
 ) -> Outcome:
     """Send to MLflow what it lacks of the run in ``run_dir``; safe to call any number of times.
 
     ``tracking_uri`` sends it elsewhere than the run was told to. While another process sends the
-    same run, waits for it at most ``patience`` seconds. What goes wrong is in the outcome.
+    same run, waits for it at most ``patience`` seconds; not for one that trains it, which may take
+    days. ``progress`` is told how many values were sent so far. What goes wrong is in the outcome.
 
     Raises:
         FileNotFoundError: there is no run in ``run_dir``.
@@ -92,29 +102,45 @@ def sync_run(
     """
     paths = Paths(run_dir)
     record = RunRecord.load(paths.run_yaml)
+    if not record.attempts:
+        return _outcome(paths, 0, "no attempt of this run is recorded: there is nothing to send")
     try:
-        uri = destination_uri(record, tracking_uri)
+        place = place_of(record, run_dir, tracking_uri)
     except IgniterError as error:
         return _outcome(paths, 0, str(error))
-    if uri is None:
-        return _outcome(paths, 0, "tracking is off for this run; give --tracking-uri to send it")
-    with SendingLock(paths) as lock:
-        if not lock.acquire(patience):
-            return _outcome(paths, 0, "another process is sending this run")
-        sender = Sender(paths, uri, warn)
-        sent = 0
-        try:
-            live = record.status == "running" and holder(paths.lock) is not None
-            sent = sender.send(record, live=live)
-            if not live:
-                sender.end(record)
-        except Unavailable as error:
-            sender.note_problem(str(error))
-        return _outcome(paths, sent, State.load(paths.tracking).destination.problem)
+    if place is None:
+        return _outcome(paths, 0, "this run was told no place to be sent to; give --tracking-uri")
+    live = record.status == "running" and holder(paths.lock) is not None
+    try:
+        lock = SendingLock(paths)
+    except OSError as error:
+        return _outcome(
+            paths,
+            0,
+            f"cannot write to {run_dir}: {error.strerror}. What was sent is noted there; copy the "
+            "directory to where you may write and sync the copy: MLflow keeps each value once",
+        )
+    with lock:
+        if lock.acquire(0.0 if live else patience):
+            return _send(paths, record, place, live, Listener(warn, progress))
+    if live and tracking_uri is None:
+        problem = State.load(paths.tracking).destination.problem
+        return _outcome(paths, 0, problem, by_another=True)
+    return _outcome(paths, 0, "another process is sending this run; try again later")
 
 
-def _outcome(paths: Paths, sent: int, problem: str | None) -> Outcome:
+def _send(paths: Paths, record: RunRecord, place: Place, live: bool, listener: Listener) -> Outcome:
+    sender = Sender(paths, place, listener)
+    try:
+        sender.send(record, live=live)
+        if not live:
+            sender.end(record)
+    except (Unavailable, OSError) as error:
+        sender.note_problem(str(error))
+    return _outcome(paths, sender.sent, State.load(paths.tracking).destination.problem)
+
+
+def _outcome(paths: Paths, sent: int, problem: str | None, *, by_another: bool = False) -> Outcome:
     destination = State.load(paths.tracking).destination
-    return Outcome(
-        destination.run_id, sent, count_unsent(paths.journal, destination.offset), problem
-    )
+    left = count_unsent(paths.journal, destination.offset)
+    return Outcome(destination.run_id, sent, left, problem, by_another)
