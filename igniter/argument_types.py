@@ -54,6 +54,14 @@ def learning_rate(text: str) -> float:
     return value
 
 
+def name_and_value(text: str) -> str:
+    """An argparse type that checks that a text is ``name=value``."""
+    name, equals, _ = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"'{text}' is not NAME=VALUE")
+    return text
+
+
 def signal_names(text: str) -> str:
     """An argparse type that reads ``SIGINT,SIGTERM`` or ``none``, and returns the full names.
 

@@ -13,6 +13,7 @@ from igniter.checkpoint.state import SavedObjects
 from igniter.devices import device_named
 from igniter.engine import StepEngine
 from igniter.evaluation import Evaluator
+from igniter.examples import Examples
 from igniter.extent import extent
 from igniter.figures import Figures
 from igniter.loader import Batches
@@ -45,12 +46,13 @@ class Assembled:
     signals: StopSignals
     journal: Journal
     opened: Opened
+    examples: Examples
 
     def run_to_end(self) -> Literal["completed", "interrupted"]:
         """Train until the end or a stop."""
         loaded = self.opened.loaded
         try:
-            with self.objects.watched():
+            with self.objects.watched(), self.examples.watched():
                 self.run.go(
                     self.opened.iteration,
                     after_everything=loaded is not None and loaded.checkpoint.final,
@@ -194,7 +196,18 @@ def assemble(
         print=timer(spec, "print_every"),
     )
     run = TrainingRun(engine, parts)
-    assembled = Assembled(run, objects, length, batches, list(evaluators), signals, journal, opened)
+    wanted = settings.mlflow_log_model and opened.target is not None
+    assembled = Assembled(
+        run,
+        objects,
+        length,
+        batches,
+        list(evaluators),
+        signals,
+        journal,
+        opened,
+        Examples({name: to_save[name] for name in objects.modules if wanted}),
+    )
     try:
         _restore(assembled, rates, best, display.warn)
         for callback in spec.callbacks:

@@ -10,6 +10,7 @@ from typing import Any
 from igniter.argument_types import (
     interval_type,
     learning_rate,
+    name_and_value,
     resume_from,
     signal_names,
     whole_number,
@@ -171,6 +172,22 @@ def _add_tracking(add: Callable[..., None]) -> None:
     add("--mlflow-tracking-username", user, metavar="NAME")
     system = "log the machine's load and memory too, as MLflow does (needs psutil)"
     add("--mlflow-system-metrics", system, **_SWITCH)
+    model = "log the model of a completed run as one that MLflow can serve"
+    add("--mlflow-log-model", model, action=boolean, default=True)
+    add("--mlflow-register-model", "register that model under this name", metavar="NAME")
+    checkpoints = "log checkpoints: all, or the last or the best whenever training ends or stops"
+    which = ("none", "last", "best", "all")
+    add("--mlflow-log-checkpoints", checkpoints, choices=which, default="none")
+    diff = "log the script's uncommitted changes, with what looks like secrets masked"
+    add("--mlflow-log-git-diff", diff, **_SWITCH)
+    tag: dict[str, Any] = {"type": name_and_value, "metavar": "NAME=VALUE", "default": []}
+    add("--mlflow-tags", "a tag of the run; repeatable", action="append", **tag)
+    add("--mlflow-description", "description of the run", metavar="TEXT")
+    parent = "run that this one is a child of, such as a sweep's"
+    add("--mlflow-parent-run-id", parent, metavar="ID")
+
+    board = "write TensorBoard's files too, in OUTPUT_DIR/tensorboard (needs tensorboard)"
+    add("--tensorboard", board, **_SWITCH)
 
 
 def _add_configuration(add: Callable[..., None]) -> None:

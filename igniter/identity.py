@@ -44,6 +44,7 @@ FREE: frozenset[str] = frozenset(
         "print_every",
         "progress",
         "picture",
+        "tensorboard",
         "mlflow",
         "mlflow_offline",
         "mlflow_tracking_uri",
@@ -51,6 +52,13 @@ FREE: frozenset[str] = frozenset(
         "mlflow_run_name",
         "mlflow_tracking_username",
         "mlflow_system_metrics",
+        "mlflow_log_model",
+        "mlflow_register_model",
+        "mlflow_log_checkpoints",
+        "mlflow_log_git_diff",
+        "mlflow_tags",
+        "mlflow_description",
+        "mlflow_parent_run_id",
     }
 )
 """igniter's own arguments that do not shape the result: they may change from start to start."""

@@ -188,8 +188,9 @@ def _open_locked(
     record.identity = digest(asked.identity)
     record.arguments = dict(asked.identity)
     record.parameters = mask_mapping(plain(asked.parameters))
+    record.elsewhere = paths.elsewhere
     record.origin = startpoint.origin(settings) or record.origin
-    target = choose_target(settings, asked.script, paths.root, warn)
+    target = choose_target(settings, asked.script, paths.root, before, warn)
     record.tracking = None if target is None else dict(target.written)
     return Opened(paths, lock, record, store, loaded, own, provenance, target)
 
@@ -208,8 +209,9 @@ def _usable(paths: Paths) -> Iterator[None]:
 
 def _sweep(paths: Paths) -> None:
     """Remove what a process that died while writing left; the lock is held."""
-    for leftover in paths.root.glob(f".{paths.run_yaml.name}.*{PART}"):
-        leftover.unlink(missing_ok=True)
+    for path in (paths.run_yaml, paths.environment, paths.git_diff):
+        for leftover in paths.root.glob(f".{path.name}.*{PART}"):
+            leftover.unlink(missing_ok=True)
     sweep(paths.model)
 
 

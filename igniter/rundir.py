@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -35,6 +36,22 @@ class Paths:
         object.__setattr__(self, "checkpoints", checkpoints or root / "checkpoints")
         object.__setattr__(self, "model", model or root / "model")
 
+    @classmethod
+    def of(cls, root: Path, record: RunRecord) -> Paths:
+        """Where everything of the run is whose ``record`` was found in ``root``."""
+        parts = {name: root / where for name, where in record.elsewhere.items()}
+        return cls(root, parts.get("checkpoints"), parts.get("model"))
+
+    @property
+    def elsewhere(self) -> dict[str, str]:
+        """What lies outside of ``root``, seen from there."""
+        parts = (("checkpoints", self.checkpoints), ("model", self.model))
+        return {
+            name: os.path.relpath(path, self.root)
+            for name, path in parts
+            if path != self.root / name
+        }
+
     @property
     def run_yaml(self) -> Path:
         """The record of the run, a :class:`RunRecord`."""
@@ -59,6 +76,21 @@ class Paths:
     def figures(self) -> Path:
         """What the steps and handlers drew: ``<name>/iteration-<8 digits>.png`` below it."""
         return self.root / "figures"
+
+    @property
+    def environment(self) -> Path:
+        """The packages that were installed when the last attempt began."""
+        return self.root / "environment.txt"
+
+    @property
+    def git_diff(self) -> Path:
+        """The uncommitted changes when the last attempt began, where they were asked for."""
+        return self.root / "git.diff"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files, where they were asked for."""
+        return self.root / "tensorboard"
 
     @property
     def lock(self) -> Path:
@@ -94,6 +126,7 @@ class RunRecord:
 
     ``arguments`` are those that shape the result, ``parameters`` all of them, both as plain values
     with secrets masked. ``iteration`` and ``epoch`` are those of the last checkpoint or end.
+    ``elsewhere`` is :attr:`Paths.elsewhere`, ``datasets`` what the loaders load, by name.
     """
 
     format_version: int = field(default=FORMAT_VERSION, kw_only=True)
@@ -112,6 +145,8 @@ class RunRecord:
     tracking: dict[str, Any] | None = None
     mlflow_run_id: str | None = None
     origin: str | None = None
+    elsewhere: dict[str, str] = field(default_factory=dict)
+    datasets: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path) -> RunRecord:
@@ -171,7 +206,10 @@ class RunRecord:
 _TYPES: dict[type, tuple[str, ...]] = {
     str: ("name", "script", "identity", "status", "start", "host", "outcome", "resume_command"),
     int: ("format_version", "iteration", "epoch", "number", "pid", "from_iteration"),
-    dict: ("arguments", "parameters", "metrics", "versions", "sources", "inputs"),
+    dict: (
+        *("arguments", "parameters", "metrics", "versions", "sources", "inputs"),
+        *("elsewhere", "datasets"),
+    ),
     list: ("attempts", "command"),
 }
 

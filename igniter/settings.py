@@ -31,6 +31,7 @@ _CHOICES = {
     "on_nan": ("stop", "warn"),
     "best_mode": ("max", "min"),
     "progress": ("auto", "bar", "plain", "json", "none"),
+    "mlflow_log_checkpoints": ("none", "last", "best", "all"),
 }
 RESUME_MODES = ("auto", "always", "never", "must")
 _OVERRIDES = ("learning_rate",)
@@ -65,11 +66,19 @@ class Settings:
         eval_every, log_every, print_every: when to evaluate, log and print.
         progress: ``auto``, ``bar``, ``plain``, ``json`` or ``none``.
         picture: whether to draw the metrics, as ``metrics.png`` and ``.svg``, when training ends.
+        tensorboard: whether to write TensorBoard's files too, into the run's directory.
         mlflow: whether to track the run in MLflow.
         mlflow_offline: whether to leave the sending to `igniter sync`, later.
         mlflow_tracking_uri, mlflow_experiment_name, mlflow_run_name, mlflow_tracking_username:
             where and as what; None for the environment's or igniter's own defaults.
         mlflow_system_metrics: whether the machine is monitored too, by MLflow's own means.
+        mlflow_log_model: whether a completed run's model is logged as one that MLflow can serve.
+        mlflow_register_model: the name under which the registry is to hold that model too.
+        mlflow_log_checkpoints: which checkpoints MLflow keeps too: ``none``, ``all``, or, whenever
+            an attempt ends, the ``last`` or the ``best``.
+        mlflow_log_git_diff: whether uncommitted changes of the script's repository are logged.
+        mlflow_tags, mlflow_description: of the run, tags by name or as ``name=value``.
+        mlflow_parent_run_id: the run that it is a child of, such as a sweep's.
     """
 
     max_epochs: int | None = 10
@@ -99,6 +108,7 @@ class Settings:
     print_every: Interval | str | int = "1 epoch, 1 minute"
     progress: Literal["auto", "bar", "plain", "json", "none"] = "auto"
     picture: bool = True
+    tensorboard: bool = False
     mlflow: bool = True
     mlflow_offline: bool = False
     mlflow_tracking_uri: str | None = None
@@ -106,6 +116,13 @@ class Settings:
     mlflow_run_name: str | None = None
     mlflow_tracking_username: str | None = None
     mlflow_system_metrics: bool = False
+    mlflow_log_model: bool = True
+    mlflow_register_model: str | None = None
+    mlflow_log_checkpoints: Literal["none", "last", "best", "all"] = "none"
+    mlflow_log_git_diff: bool = False
+    mlflow_tags: Mapping[str, str] | Sequence[str] = ()
+    mlflow_description: str | None = None
+    mlflow_parent_run_id: str | None = None
 
     def __post_init__(self) -> None:
         """Check every value and bring it to one type.
@@ -132,6 +149,7 @@ class Settings:
         for name in self.stop_signals:
             signal_named(name)
         self._set("device", str(self.device))
+        self._set("mlflow_tags", _tags(self.mlflow_tags))
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -150,6 +168,12 @@ class Settings:
                 hint = f"; did you mean {near[0]}?" if near else ""
                 raise UsageError(f"train() has no argument {name!r}{hint}")
         return cls(**given)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """``mlflow_tags`` by name."""
+        assert isinstance(self.mlflow_tags, dict)
+        return self.mlflow_tags
 
     def interval(self, name: str) -> Interval:
         """The interval called ``name``."""
@@ -186,6 +210,17 @@ def _names(name: str, value: Any, example: Sequence[str]) -> tuple[str, ...]:
         if all(isinstance(item, str) for item in names):
             return names
     raise UsageError(f"{name} is {value!r}; it must be a list of names, such as {list(example)}")
+
+
+def _tags(value: Any) -> dict[str, str]:
+    """Tags by name, which may be given as ``name=value`` each."""
+    if isinstance(value, Mapping):
+        return {str(name): str(text) for name, text in value.items()}
+    pairs = [tag.partition("=") for tag in _names("mlflow_tags", value, ["name=value"])]
+    for name, equals, _ in pairs:
+        if not (name and equals):
+            raise UsageError(f"mlflow_tags has {name!r}; each must be name=value")
+    return {name: text for name, _, text in pairs}
 
 
 def _mode_or_path(value: Any) -> str:

@@ -74,6 +74,7 @@ def train(
         Interrupted: a signal ended it and ``on_interrupt`` is ``raise``.
     """
     from igniter import assembly, opening
+    from igniter.datasets import described
     from igniter.rng import kept_generators
     from igniter.tracking.display import Display
 
@@ -88,6 +89,8 @@ def train(
     evaluations = _by_name(eval_spec)
     once = on_interrupt == "raise"
     opened = opening.open_run(chosen, asked, once=once, notify=display.say, warn=display.warn)
+    specs = {"train": train_spec, **evaluations}
+    opened.record.datasets = described({key: spec.loader for key, spec in specs.items()})
     try:
         with kept_generators():
             assembled = assembly.assemble(chosen, opened, to_save, train_spec, evaluations, display)
@@ -104,7 +107,7 @@ def train(
                         name=name,
                         own_root=own_root,
                     )
-                result = _run(opened, assembled, display, picture=chosen.picture)
+                result = _run(opened, assembled, display, chosen)
             finally:
                 assembled.close()
     finally:
@@ -168,7 +171,7 @@ def evaluate(
     return values
 
 
-def _run(opened: Opened, assembled: Assembled, display: Display, *, picture: bool) -> Result:
+def _run(opened: Opened, assembled: Assembled, display: Display, settings: Settings) -> Result:
     """Announce the run, train it, record how it ended, and say how to go on."""
     from igniter import attempt, words
     from igniter.opening import begin_attempt
@@ -181,7 +184,13 @@ def _run(opened: Opened, assembled: Assembled, display: Display, *, picture: boo
     words.starting(opened, assembled.length, display)
     signals = assembled.signals
     try:
-        with attempt.recorded(opened, signals, display.warn, picture=picture) as outcome:
+        with attempt.recorded(
+            opened,
+            signals,
+            display.warn,
+            picture=settings.picture,
+            tensorboard=settings.tensorboard,
+        ) as outcome:
             outcome.status = assembled.run_to_end()
             if outcome.status == "completed":
                 _export(opened, assembled, display)
@@ -200,12 +209,20 @@ def _run(opened: Opened, assembled: Assembled, display: Display, *, picture: boo
 
 def _export(opened: Opened, assembled: Assembled, display: Display) -> None:
     from igniter.export import export
+    from igniter.program import export_programs
 
+    directory, modules = opened.paths.model, assembled.objects.modules
     try:
-        export(opened.paths.model, assembled.objects.modules, opened.record.parameters)
+        export(directory, modules, opened.record.parameters)
     except (OSError, RuntimeError, ValueError) as error:
         # The final checkpoint holds the same weights.
-        display.warn(f"the model was not exported to {opened.paths.model}: {error}")
+        display.warn(f"the model was not exported to {directory}: {error}")
+    found, iteration = assembled.examples.found, opened.record.iteration
+    for name, problem in export_programs(directory, modules, found, iteration).items():
+        display.say(
+            f"{name} cannot be logged as an MLflow model: {problem}. Its weights are in "
+            f"{directory}; --no-mlflow-log-model leaves this out"
+        )
 
 
 def _by_name(specs: EvalSpecs) -> dict[str, RunSpec]:

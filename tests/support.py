@@ -115,6 +115,7 @@ def environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         "PYTHONUNBUFFERED": "1",
         "IGNITER_PICTURE": "false",  # it takes a second; tests/test_pictures.py looks at it
+        "IGNITER_MLFLOW_LOG_MODEL": "false",  # it takes some; see tests/test_mlflow_model.py
         "OMP_NUM_THREADS": "1",
     }
 
@@ -255,8 +256,12 @@ class Small:
 
         loader = points_loader() if self.loader is None else self.loader
         given = {
-            "max_epochs": 3, "mlflow": False, "progress": "none", "output_dir": self.run_dir
-        }  # fmt: skip
+            "max_epochs": 3,
+            "mlflow": False,
+            "mlflow_log_model": False,
+            "progress": "none",
+            "output_dir": self.run_dir,
+        }
         evaluation = None
         if self.eval_step is not None:
             evaluation = RunSpec(

@@ -52,6 +52,7 @@ DEFAULTS: dict[str, Any] = {
     "print_every": parse_interval("1 epoch, 1 minute", allow_time=True),
     "progress": "auto",
     "picture": True,
+    "tensorboard": False,
     "mlflow": True,
     "mlflow_offline": False,
     "mlflow_tracking_uri": None,
@@ -59,6 +60,13 @@ DEFAULTS: dict[str, Any] = {
     "mlflow_run_name": None,
     "mlflow_tracking_username": None,
     "mlflow_system_metrics": False,
+    "mlflow_log_model": True,
+    "mlflow_register_model": None,
+    "mlflow_log_checkpoints": "none",
+    "mlflow_log_git_diff": False,
+    "mlflow_tags": [],
+    "mlflow_description": None,
+    "mlflow_parent_run_id": None,
 }
 
 
@@ -96,7 +104,7 @@ def test_help_shows_every_flag_with_its_default(capsys: pytest.CaptureFixture[st
         assert f"--{name.replace('_', '-')}" in shown
     # One more for the input, one less for --print-config, which sets nothing.
     assert shown.count("(default: ") == len(DEFAULTS)
-    assert "as YAML for --config, and exit INTERVAL is" in shown
+    assert "as YAML for --config, and exit --verify-resume" in shown
     assert "--train-data PATH path of train_data (default: data/x)" in shown
     titles = ["Inputs:", "Training:", "Run and files:", "Saving:", "Evaluation and output:"]
     for title in [*titles, "Tracking:", "Configuration:"]:
@@ -264,7 +272,9 @@ def test_train_kwargs_are_the_arguments_of_train() -> None:
     keep_every keep_best best_metric best_mode eval_every log_every print_every progress mlflow
     mlflow_offline mlflow_tracking_uri mlflow_experiment_name mlflow_run_name
     mlflow_tracking_username
-    mlflow_system_metrics picture identity
+    mlflow_system_metrics mlflow_log_model mlflow_register_model mlflow_log_checkpoints
+    mlflow_log_git_diff mlflow_tags mlflow_description mlflow_parent_run_id
+    tensorboard picture identity
     on_interrupt inputs"""
     kwargs = train_kwargs(read("--output-dir", "x", "--stop-signals", "int,usr1"))
     assert set(kwargs) == set(names.split())

@@ -77,6 +77,7 @@ ROOMS = {
         "verify.fingerprints",
         "workers",
     },
+    "tensorboard": {"tracking.board"},
     "tqdm": {"tracking.display"},
     "yaml": {"yamlfile"},
 }

@@ -158,7 +158,7 @@ def test_the_flag_without_psutil(
     settings = Settings(
         mlflow_system_metrics=True, mlflow_tracking_uri=f"sqlite:///{tmp_path}/mlflow.db"
     )
-    target = choose_target(settings, None, Paths(tmp_path).root, said.append)
+    target = choose_target(settings, None, Paths(tmp_path).root, None, said.append)
     assert target is not None
     assert target.written.get("system_metrics", False) is installed
     assert ["pip install psutil" in text for text in said] == ([] if installed else [True])

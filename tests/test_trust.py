@@ -8,6 +8,7 @@ import io
 import os
 import pickle
 import socket
+import subprocess
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -518,6 +519,9 @@ def test_no_secret_is_written_down(
     """By flag, file, variable and URI: in no file, database, message or command line of a child."""
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
+    (tmp_path / "given.yaml").write_text("hub_token: committed\n")
+    for command in ("init", "add given.yaml", "-c user.name=a -c user.email=a@b commit -m x"):
+        subprocess.run(["git", *command.split()], cwd=tmp_path, check=True, capture_output=True)
     (tmp_path / "given.yaml").write_text(f"hub_token: {SECRET}\n")
     argv = [
         "--config", "given.yaml", "--api-key", SECRET, f"--token={SECRET}",
@@ -546,8 +550,13 @@ def test_no_secret_is_written_down(
     max(tmp_path.glob(".err-*"), key=lambda path: path.stat().st_mtime_ns).unlink()
     done = zygote.run(
         script, *argv[:-1], "tracked", "--mlflow-tracking-uri", "sqlite:///db.sqlite",
+        "--mlflow-tags", f"api_key={SECRET}", "--mlflow-tags", f"from=http://me:{SECRET}@h/",
+        "--mlflow-description", f"https://me:{SECRET}@h", "--mlflow-log-git-diff", "--tensorboard",
+        "--mlflow-log-model", "--mlflow-log-checkpoints", "all",
         cwd=tmp_path, env={**env, "PATIENCE": "40"},
     )  # fmt: skip
+    kept = {path.name for path in (tmp_path / "mlruns").rglob("*")}
+    assert kept >= {"git.diff", "environment.txt", "attempts.csv", "model.pt2", "state.pt"}
     assert done.code == 0, done
     assert "MLflow run" in done.out + done.err
     monkeypatch.chdir(tmp_path)

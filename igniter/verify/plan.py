@@ -68,6 +68,7 @@ class Plan:
         place = hashlib.blake2b(str(own_root.absolute()).encode(), digest_size=4).hexdigest()
         changed: dict[str, Any] = {
             "output_dir": Path(self.directory) / place,
+            "tensorboard": False,
             "checkpoint_dir": None,
             "model_dir": None,
             "resume": "auto",
