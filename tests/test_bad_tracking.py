@@ -261,16 +261,13 @@ def test_a_database_that_may_not_be_written(run: Run, tmp_path: Path, store: str
     assert f"{database} cannot be written" in str(_at(run, f"sqlite:///{database}"))
 
 
-@pytest.mark.parametrize("name", ["x" * 501, "\0"])
-def test_an_experiment_name_that_mlflow_refuses(run: Run, name: str) -> None:
+def test_an_experiment_name_that_mlflow_refuses(run: Run) -> None:
     """It is named with the flag to give another by; nothing is lost meanwhile."""
     assert run.record.tracking is not None
-    run.record.tracking["experiment_name"] = name
+    run.record.tracking["experiment_name"] = "x" * 501
     run.log(1, 3)
     run.save()
     outcome = sync_run(run.paths.root)
-    if name == "\0" and outcome.problem is None:
-        pytest.skip("sqlite takes it")
     assert outcome.problem is not None
     assert "--mlflow-experiment-name" in outcome.problem
     assert outcome.left == 3
