@@ -25,17 +25,9 @@ class BoardWriter:
 
         A child that is still at work then goes on by itself, for half a minute at most.
         """
-        try:
-            said, _ = self._process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            assert self._process.stdout is not None
-            self._process.stdout.close()
-            # Popen warns of a child that is still running when it is collected; this one may be.
-            self._process.returncode = 0
-            return
-        if self._process.returncode != 0:
-            lines = said.decode(errors="replace").strip().splitlines()
-            warn(lines[-1] if lines else f"no TensorBoard files: {self._process.returncode}")
+        problem = child.failure(self._process, timeout)
+        if problem is not None:
+            warn(problem or f"no TensorBoard files: {self._process.returncode}")
 
 
 def start(paths: Paths, warn: Callable[[str], None]) -> BoardWriter | None:

@@ -23,19 +23,11 @@ class Drawer:
 
         A child that is still at work then goes on by itself: the picture comes a little later.
         """
-        try:
-            said, _ = self._process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            assert self._process.stdout is not None
-            self._process.stdout.close()
-            # Popen warns of a child that is still running when it is collected; this one may be.
-            self._process.returncode = 0
-            return
-        if self._process.returncode != 0:
-            lines = said.decode(errors="replace").strip().splitlines()
-            problem = lines[-1] if lines else f"exit code {self._process.returncode}"
+        problem = child.failure(self._process, timeout)
+        if problem is not None:
+            why = problem or f"exit code {self._process.returncode}"
             warn(
-                f"{self._paths.pictures[0]} was not drawn: {problem}. All values are in "
+                f"{self._paths.pictures[0]} was not drawn: {why}. All values are in "
                 f"{self._paths.journal}; --no-picture leaves it out"
             )
 
