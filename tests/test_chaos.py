@@ -40,7 +40,8 @@ def test_a_handful_of_rounds(tmp_path: Path) -> None:
     code, said = chaos(tmp_path, "--seconds", "8")
     assert code == 0, said
     assert "what differed: nothing" in said
-    assert re.search(r"exits: .*-9 \d", said), said
+    rounds, starts = map(int, re.findall(r"(\d+) rounds, (\d+) starts", said)[0])
+    assert starts > rounds, said  # something was stopped, whatever this seed has in it
     assert list(tmp_path.iterdir()) == []
 
 
