@@ -79,6 +79,7 @@ ROOMS = {
     },
     "tensorboard": {"tracking.board"},
     "tqdm": {"tracking.display"},
+    "xxhash": {"checkpoint.sums"},
     "yaml": {"yamlfile"},
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import random
@@ -95,7 +96,7 @@ def test_what_is_committed_is_loaded(store: CheckpointStore, warned: list[str]) 
     loaded = newest(store)
     assert loaded.checkpoint == store.list()[-1]
     assert loaded.manifest["journal_offset"] == 120
-    assert loaded.manifest["format_version"] == 1
+    assert loaded.manifest["format_version"] == 2
     assert (store.directory / "latest").resolve() == loaded.checkpoint.path
     assert names(store.directory) == ["iteration-00000005", "iteration-00000012"]
     assert warned == []
@@ -241,11 +242,28 @@ def test_a_newer_format_is_refused_not_set_aside(store: CheckpointStore) -> None
     """A checkpoint of a later igniter is sound: the run is refused, and it stays."""
     commit(store, 1)
     path = commit(store, 2).path
-    rewrite_manifest(path, lambda manifest: manifest.update(format_version=2))
-    with pytest.raises(RunRefused, match="format version 2") as refusal:
+    rewrite_manifest(path, lambda manifest: manifest.update(format_version=3))
+    with pytest.raises(RunRefused, match="format version 3") as refusal:
         store.newest()
     assert not isinstance(refusal.value, CheckpointDamaged)
     assert path.exists()
+
+
+def test_a_checkpoint_of_format_1_is_verified_and_loaded(store: CheckpointStore) -> None:
+    """Its files have sha256, which still tells what was damaged."""
+    path = commit(store, 1).path
+
+    def as_before(manifest: dict[str, Any]) -> None:
+        manifest["format_version"] = 1
+        for name, entry in manifest["files"].items():
+            entry.pop("xxh3_128")
+            entry["sha256"] = hashlib.sha256((path / name).read_bytes()).hexdigest()
+
+    rewrite_manifest(path, as_before)
+    newest(store)
+    flip(path / "state.pt", 300)
+    with pytest.raises(CheckpointDamaged, match=r"state\.pt is damaged: its sha256 is"):
+        load(path)
 
 
 def test_manifest_extras_keep_their_values(store: CheckpointStore) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import hashlib
 import io
 import os
 import pickle
@@ -17,9 +16,11 @@ from typing import Any
 
 import pytest
 import torch
+import xxhash
 from support import Small, Zygote
 
 from igniter.checkpoint import manifest as manifests
+from igniter.checkpoint import sums
 from igniter.checkpoint.store import CheckpointStore, load
 from igniter.cli import main as cli
 from igniter.errors import CheckpointDamaged, IgniterError, RunRefused, UsageError
@@ -60,7 +61,7 @@ def rewrite_manifest(path: Path, change: Callable[[dict[str, Any]], object]) -> 
 def forge(path: Path, data: bytes, name: str = "state.pt") -> None:
     """Put ``data`` in the place of a file, with the manifest to fit."""
     (path / name).write_bytes(data)
-    entry = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    entry = {"size": len(data), sums.WRITTEN: xxhash.xxh3_128(data).hexdigest()}
     rewrite_manifest(path, lambda manifest: manifest["files"].update({name: entry}))
     manifests.verify(manifests.scan(path.parent)[-1])  # no checksum tells the two apart
 
@@ -200,7 +201,7 @@ def test_nothing_widens_what_is_loaded(
     assert not victim.exists()
 
 
-ENTRY = {"size": 1, "sha256": "0" * 64}
+ENTRY = {"size": 1, sums.WRITTEN: "0" * 32}
 
 
 @pytest.mark.parametrize(
@@ -214,6 +215,9 @@ ENTRY = {"size": 1, "sha256": "0" * 64}
         lambda manifest: manifest["files"].pop("rank-00000.pt"),
         lambda manifest: manifest["files"].update({"state.pt": "x"}),
         lambda manifest: manifest["files"]["state.pt"].update(size=1.0),
+        lambda manifest: manifest["files"]["state.pt"].pop(sums.WRITTEN),
+        lambda manifest: manifest["files"]["state.pt"].update({sums.WRITTEN: "x"}),
+        lambda manifest: manifest["files"]["state.pt"].update(sha256="0" * 64),
         lambda manifest: manifest.pop("files"),
         lambda manifest: manifest.update(iteration="1"),
         lambda manifest: manifest.update(iteration=-1),

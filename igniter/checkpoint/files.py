@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 import zipfile
@@ -15,7 +14,7 @@ import torch
 
 from igniter import atomic
 from igniter.checkpoint import manifest as manifests
-from igniter.checkpoint import portable
+from igniter.checkpoint import portable, sums
 from igniter.checkpoint.manifest import RANK_STATE, STATE, Checkpoint, open_verified, unreadable
 from igniter.errors import CheckpointDamaged, RunRefused
 
@@ -125,7 +124,7 @@ class _HashingFile:
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        self._digest = hashlib.sha256()
+        self._digest = sums.new()
         self._size = 0
         self._failure: OSError | None = None
 
@@ -154,4 +153,4 @@ class _HashingFile:
         if self._failure is not None:
             raise self._failure
         os.fsync(self._descriptor)
-        return {"size": self._size, "sha256": self._digest.hexdigest()}
+        return {"size": self._size, sums.WRITTEN: self._digest.hexdigest()}

@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from igniter import atomic
+from igniter.checkpoint import sums
 from igniter.errors import CheckpointDamaged, RunRefused
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 STATE = "state.pt"
 RANK_STATE = "rank-00000.pt"
 
 _NAME = re.compile(r"iteration-([0-9]{8,})(-final)?")
 _FILE = re.compile(r"state\.pt|rank-[0-9]{5}\.pt")
-_SUM = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 1 << 20
 _LONGEST = 1 << 26  # bytes of a manifest; a longer one is no manifest
 # A name that leads to no file at all, to something else, or to a bad sector. What else can go wrong
@@ -184,7 +184,7 @@ def _check_form(file: Path, manifest: dict[str, Any]) -> None:
             _FILE.fullmatch(name)
             and isinstance(entry, dict)
             and type(entry.get("size")) is int
-            and _SUM.fullmatch(str(entry.get("sha256")))
+            and sums.algorithm_of(entry) is not None
             for name, entry in files.items()
         )
     )
@@ -202,18 +202,19 @@ def _checksum(body: Mapping[str, Any]) -> str:
 
 def _compare(file: Path, stream: BinaryIO, expected: Mapping[str, Any]) -> None:
     """See that the open ``file`` has the size and the checksum of its manifest entry."""
-    size, digest = os.fstat(stream.fileno()).st_size, hashlib.sha256()
+    size, algorithm = os.fstat(stream.fileno()).st_size, sums.algorithm_of(expected)
     if size != expected["size"]:  # known without reading what may be endless
         raise CheckpointDamaged(
             f"{file} is damaged: it has {size} bytes, its manifest says {expected['size']}."
         )
+    assert algorithm is not None  # a manifest was read only if each of its files has one
+    digest = sums.new(algorithm)
     while chunk := stream.read(_CHUNK):
         digest.update(chunk)
-    found = digest.hexdigest()
-    if found != expected["sha256"]:
+    found, said = digest.hexdigest(), expected[algorithm]
+    if found != said:
         raise CheckpointDamaged(
-            f"{file} is damaged: its sha256 is {found[:12]}…, its manifest says "
-            f"{expected['sha256'][:12]}…."
+            f"{file} is damaged: its {algorithm} is {found[:12]}…, its manifest says {said[:12]}…."
         )
 
 
