@@ -62,18 +62,15 @@ class Batches:
         return self
 
     def __next__(self) -> Any:
-        if self._ahead:
-            batch = self._ahead.pop()
-        else:
+        batch = self._ahead.pop() if self._ahead else self._read()
+        while batch is _END:
+            if self.number == 0:
+                raise UsageError(
+                    f"the loader gave no batch in pass {self.pass_ + 1}: it is empty, or an "
+                    f"iterator that is used up: {USED_UP}"
+                )
+            self._end_pass()
             batch = self._read()
-            while batch is _END:
-                if self.number == 0:
-                    raise UsageError(
-                        f"the loader gave no batch in pass {self.pass_ + 1}: it is empty, or an "
-                        f"iterator that is used up: {USED_UP}"
-                    )
-                self._end_pass()
-                batch = self._read()
         self.number += 1
         if self._forget is not None:
             self._forget(self.number)

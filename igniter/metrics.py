@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
-from ignite.engine import Engine
-from ignite.metrics import Metric as IgniteMetric
 
 from igniter.average import Average
 from igniter.checkpoint.portable import is_storable
 from igniter.devices import to_device
 from igniter.errors import UsageError
+from igniter.ignite_import import Engine
+from igniter.ignite_import import Metric as IgniteMetric
 
 
 class Accumulated(Protocol):

@@ -15,23 +15,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from igniter.rng import mix
+from igniter.mixing import Words, mix, mix_words
 
 _SORTED = 1 << 16
 _ROUNDS = 8
-_CHUNK = 1 << 13
+_CHUNK = 1 << 15  # a whole one is worked out at a time: its fixed costs are those of a few
 
 _Indices = npt.NDArray[np.int64]
-_Words = npt.NDArray[np.uint64]
-
-
-def _mix(words: _Words) -> _Words:
-    """:func:`igniter.rng.mix` on an array of uint64 (overflow wraps)."""
-    words = words + np.uint64(0x9E3779B97F4A7C15)
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: _Words = words ^ (words >> np.uint64(31))
-    return mixed
 
 
 class Sequential:
@@ -84,25 +74,25 @@ class Shuffled:
             ).tolist()
 
     def _sorted(self) -> _Indices:
-        words = _mix(_mix(np.arange(self.length, dtype=np.uint64)) ^ np.uint64(self._key))
-        return np.argsort(words, kind="stable")
+        words = mix_words(mix_words(np.arange(self.length, dtype=np.uint64)) ^ np.uint64(self._key))
+        return np.argsort(words)  # no two are equal, so that any way of sorting gives the same
 
-    def _permuted(self, positions: _Words) -> _Indices:
+    def _permuted(self, positions: Words) -> _Indices:
         words = self._encrypt(positions)
-        outside = words >= self.length
-        while outside.any():
+        outside = np.flatnonzero(words >= self.length)
+        while outside.size:
             words[outside] = self._encrypt(words[outside])
-            outside = words >= self.length
+            outside = outside[words[outside] >= self.length]
         return words.astype(np.int64)
 
-    def _encrypt(self, words: _Words) -> _Words:
+    def _encrypt(self, words: Words) -> Words:
         """One bijection of ``0 … 2**bits - 1``; the halves change places each round."""
         low_bits, high_bits = self._low_bits, self._high_bits
         low = words & np.uint64((1 << low_bits) - 1)
         high = words >> np.uint64(low_bits)
         for key in self._round_keys:
             mask = np.uint64((1 << high_bits) - 1)
-            low, high = high ^ (_mix(low ^ key) & mask), low
+            low, high = high ^ (mix_words(low ^ key) & mask), low
             low_bits, high_bits = high_bits, low_bits
-        whole: _Words = (high << np.uint64(low_bits)) | low
+        whole: Words = (high << np.uint64(low_bits)) | low
         return whole

@@ -36,12 +36,9 @@ class BatchKeys:
         self.pass_, self.start = 0, 0
 
     def __iter__(self) -> Iterator[Key]:
-        pass_ = self.pass_
-        draws = self._drawn(pass_) if self._ordered is None else self._computed(pass_)
-        for number, indices in draws:
-            yield self._load(pass_, number), indices
+        return self._drawn(self.pass_) if self._ordered is None else self._computed(self.pass_)
 
-    def _computed(self, pass_: int) -> Iterator[tuple[int, Any]]:
+    def _computed(self, pass_: int) -> Iterator[Key]:
         """The order worked out at the position itself."""
         assert self._ordered is not None
         length = len(self._ordered.data_source)
@@ -49,17 +46,17 @@ class BatchKeys:
         order = Shuffled(length, self._order(pass_)) if shuffled else Sequential(length)
         if self._ordered is self._sampler:
             for number in range(self.start, length):
-                yield number, order.slice(number, number + 1)[0]
+                yield self._load(pass_, number), order.slice(number, number + 1)[0]
             return
         size, number = self._sampler.batch_size, self.start
         while True:
             indices = order.slice(number * size, (number + 1) * size)
             if not indices or (len(indices) < size and self._sampler.drop_last):
                 return
-            yield number, indices
+            yield self._load(pass_, number), indices
             number += 1
 
-    def _drawn(self, pass_: int) -> Iterator[tuple[int, Any]]:
+    def _drawn(self, pass_: int) -> Iterator[Key]:
         """The user's own sampler, run from the pass's start: its indices, not its data."""
         for part in self._parts:
             set_epoch(part, pass_)
@@ -84,7 +81,7 @@ class BatchKeys:
             if self.stateful:
                 self.stateful.note(number + 1)
             if number >= self.start:
-                yield number, indices
+                yield self._load(pass_, number), indices
             number += 1
 
     def _seed(self, pass_: int, number: int) -> None:

@@ -8,15 +8,24 @@ from typing import Any
 
 import pytest
 import torch
-from support import Small, assert_exact, checkpoint, plain_eval_step, plain_step, points_loader
+from support import (
+    Small,
+    assert_exact,
+    checkpoint,
+    plain_eval_step,
+    plain_step,
+    points_loader,
+    save_at_once,
+)
 from torch.utils.data import DataLoader, TensorDataset
 
 from igniter.engine import Events
 from igniter.errors import NonFiniteError, UsageError
 
 
-def test_order_at_a_boundary(tmp_path: Path) -> None:
+def test_order_at_a_boundary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Step, ITERATION_COMPLETED, checkpoint, evaluation, EPOCH_COMPLETED; then the end."""
+    save_at_once(monkeypatch)
     seen: list[str] = []
 
     def attach(trainer: Any, evaluator: Any, model: Any) -> None:

@@ -30,6 +30,7 @@ from support import Small, assert_exact, plain_eval_step, points_loader
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
+    Dataset,
     DistributedSampler,
     RandomSampler,
     SequentialSampler,
@@ -589,3 +590,24 @@ def test_replaying_is_shown() -> None:
         "loaded 4 of 4 batches again",
     ]
     assert "loaded 0/4 batches again" in bar.getvalue()
+
+
+class EndsInTheMiddle(Dataset[int]):
+    """Raises StopIteration for one of its items, as ``next`` of something used up does."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> int:
+        if index == 5:
+            raise StopIteration
+        return index
+
+
+def test_an_item_that_raises_stop_iteration() -> None:
+    """It is an error, not the end of the pass: the batches after it would be lost in silence."""
+    loader = DataLoader(EndsInTheMiddle(), batch_size=2)
+    batches = Batches(loader, seed=0, purpose="train")
+    assert [next(batches).tolist() for _ in range(2)] == [[0, 1], [2, 3]]
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        next(batches)

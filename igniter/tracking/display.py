@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import Any, Literal, TextIO
 
 Mode = Literal["auto", "bar", "plain", "json", "none"]
 
-_COUNT_SECONDS = 30.0
+_COUNT_SECONDS, _RENDER_SECONDS = 30.0, 0.1
 
 
 class _Output:
@@ -56,7 +57,7 @@ class _Output:
 
 
 class Display:
-    """Shows a run of ``total`` iterations in one of the modes.
+    """Shows a run in one of the modes.
 
     ``auto`` is a bar where stderr is a terminal, plain lines elsewhere. ``stdout`` and ``stderr``
     are the process's own by default; that one is closed or missing never stops training.
@@ -78,8 +79,8 @@ class Display:
         self._clock = clock
         self._bar: Any = None
         self._total = 0
-        self._moved = False
-        self._began = (0, 0.0)
+        self._moved, self._began, self._rendered = False, (0, 0.0), -math.inf
+        self._lock = threading.RLock()  # the thread that writes checkpoints warns, too
 
     def start(self, text: str, **facts: Any) -> None:
         """Say which run this is; ``facts`` are the same for a program to read."""
@@ -87,8 +88,7 @@ class Display:
 
     def begin(self, iteration: int, total: int) -> None:
         """Begin to show progress after ``iteration`` of ``total``."""
-        self._total = total
-        self._moved = False
+        self._total, self._moved = total, False
         self._began = (iteration, self._clock())
         if self.mode == "bar":
             from tqdm import tqdm
@@ -104,13 +104,15 @@ class Display:
             )
 
     def progress(self, iteration: int, shown: Mapping[str, float]) -> None:
-        """Move the bar to ``iteration``, with the latest values beside it."""
+        """Move the bar to ``iteration``, with the latest values beside it, ten times a second."""
         if not self._moved:
             # The first iterations start workers and compile kernels, and say little of the rest.
             self._moved, self._began = True, (iteration, self._clock())
-        if self._bar is not None:
-            self._bar.set_postfix_str(summary(shown), refresh=False)
-            self._bar.update(iteration - self._bar.n)
+        if self._bar is not None and self._clock() - self._rendered >= _RENDER_SECONDS:
+            self._rendered = self._clock()
+            with self._lock:
+                self._bar.set_postfix_str(summary(shown), refresh=False)
+                self._bar.update(iteration - self._bar.n)
 
     def report(
         self,
@@ -204,9 +206,10 @@ class Display:
 
     def close(self) -> None:
         """Take the bar away."""
-        bar, self._bar = self._bar, None
-        if bar is not None:
-            bar.close()
+        with self._lock:
+            if self._bar is not None:
+                self._bar.close()
+            self._bar = None
 
     def _event(self, event: str, text: str, facts: Mapping[str, Any]) -> None:
         if self.mode == "json":
@@ -216,12 +219,13 @@ class Display:
             self._write(self._stdout, text)
 
     def _write(self, output: _Output, text: str) -> None:
-        if self._bar is not None:
-            self._bar.clear()
-        output.write(f"{text}\n")
-        output.flush()
-        if self._bar is not None:
-            self._bar.refresh()
+        with self._lock:
+            if self._bar is not None:
+                self._bar.clear()
+            output.write(f"{text}\n")
+            output.flush()
+            if self._bar is not None:
+                self._bar.refresh()
 
 
 def summary(metrics: Mapping[str, float]) -> str:
