@@ -18,7 +18,7 @@ from igniter.spec import RunSpec
 from igniter.verify import plan
 
 if TYPE_CHECKING:
-    from igniter.assembly import Assembled
+    from igniter.assembled import Assembled
     from igniter.opening import Opened
     from igniter.tracking.display import Display
 

@@ -12,6 +12,9 @@ from igniter.errors import UsageError
 
 _NULL = "tag:yaml.org,2002:null"
 _DEEPEST = 100
+# Of C where it is built in: a record of hundreds of attempts takes seconds otherwise.
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def _value(path: Path, key: str, node: yaml.Node) -> str | list[str] | None:
     raise UsageError(f"{_at(path, node)}: '{key}' holds keys; keys are flags; put lists as [a, b]")
 
 
-def _check(path: Path, text: str, *, aliases: bool = True) -> None:
+def _check(path: Path, text: str, *, aliases: bool = True, loader: Any = yaml.SafeLoader) -> None:
     """Refuse what is not for a file to say, or takes more time or memory than there is.
 
     A tag would say what type a value has, or name code to run. A few lines of ``aliases`` to
@@ -79,7 +82,7 @@ def _check(path: Path, text: str, *, aliases: bool = True) -> None:
     with the square of its depth.
     """
     depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+    for event in yaml.parse(text, Loader=loader):
         tag = getattr(event, "tag", None)
         if tag is not None:
             raise UsageError(f"{_at(path, event)}: the tag '{tag}' is not allowed; leave it out")
@@ -102,16 +105,28 @@ def _syntax_message(path: Path, error: Exception) -> str:
     return f"{path}: not valid YAML: {error}"
 
 
-class _Dumper(yaml.SafeDumper):
-    """Writes a value that two keys share twice: :func:`load` takes no aliases."""
+class _WithoutAliases:
+    """Has a value that two keys share written twice: :func:`load` takes no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
+class _Dumper(_WithoutAliases, yaml.SafeDumper):
+    """Writes every text."""
+
+
+class _FastDumper(_WithoutAliases, _DUMPER):  # type: ignore[misc]
+    """Writes what can be encoded: not the bytes that no encoding has, as Python stands for them."""
+
+
 def dump(data: Any) -> str:
     """``data``, built from plain types and no part of itself, as YAML in the order given."""
-    text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    how: dict[str, Any] = {"sort_keys": False, "allow_unicode": True}
+    try:
+        text: str = yaml.dump(data, Dumper=_FastDumper, **how)
+    except UnicodeEncodeError:
+        text = yaml.dump(data, Dumper=_Dumper, **how)
     return text
 
 
@@ -132,9 +147,16 @@ def load(path: Path) -> Any:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        _check(path, text, aliases=False)
-        return yaml.safe_load(text)
+        try:
+            return _load(path, text, _LOADER)
+        except yaml.YAMLError:
+            return _load(path, text, yaml.SafeLoader)  # which takes more, and says more
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not a text file: {error}") from error
     except (yaml.YAMLError, ValueError) as error:  # such as the date 2026-13-40
         raise UsageError(_syntax_message(path, error)) from error
+
+
+def _load(path: Path, text: str, loader: Any) -> Any:
+    _check(path, text, aliases=False, loader=loader)
+    return yaml.load(text, Loader=loader)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import warnings
 import zipfile
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 import torch
+from torch.utils.serialization import config
 
 from igniter import atomic
 from igniter.checkpoint import manifest as manifests
@@ -18,15 +20,22 @@ from igniter.checkpoint import portable, sums
 from igniter.checkpoint.manifest import RANK_STATE, STATE, Checkpoint, open_verified, unreadable
 from igniter.errors import CheckpointDamaged, RunRefused
 
+_CHUNK = 1 << 20
+_FLUSH = 1 << 25
 
-@dataclass(frozen=True)
+
+@dataclass
 class Loaded:
-    """A checkpoint's content. Tensors are on the CPU."""
+    """A checkpoint's content. Tensors are on the CPU, those of ``state`` in its mapped file."""
 
     checkpoint: Checkpoint
     manifest: Mapping[str, Any]
     state: Any
     rank_state: Any
+
+    def release(self) -> None:
+        """Let go of the content, and of the file, once it was put back."""
+        self.state = self.rank_state = None
 
 
 def load_at_position(checkpoint: Checkpoint) -> Loaded:
@@ -50,13 +59,16 @@ def load(checkpoint: Checkpoint, manifest: Mapping[str, Any]) -> Loaded:
     return Loaded(
         checkpoint,
         manifest,
-        state=read(checkpoint.path, STATE, manifest),
+        state=read(checkpoint.path, STATE, manifest, mapped=True),
         rank_state=read(checkpoint.path, RANK_STATE, manifest),
     )
 
 
-def read(path: Path, name: str, manifest: Mapping[str, Any]) -> Any:
+def read(path: Path, name: str, manifest: Mapping[str, Any], *, mapped: bool = False) -> Any:
     """The content of the file ``name`` of the checkpoint in ``path``. Tensors are on the CPU.
+
+    With ``mapped`` they lie in the file where they can, so that it takes no memory. What is done
+    to them does not reach it.
 
     Raises:
         CheckpointDamaged: it is not what its manifest says, or holds anything but plain data.
@@ -67,7 +79,7 @@ def read(path: Path, name: str, manifest: Mapping[str, Any]) -> Any:
         warnings.simplefilter("ignore")
         try:
             _check_archive(stream, manifest["files"][name]["size"])
-            return _load(stream)
+            return portable.decode(_mapped(stream) if mapped else _read(stream))
         except OSError as error:
             raise unreadable(file, error) from error
         except (RuntimeError, MemoryError) as error:  # torch's word for too little memory, too
@@ -91,8 +103,13 @@ def write(path: Path, content: Any) -> dict[str, Any]:
     Raises:
         OSError: it did not reach the disk.
     """
-    with _HashingFile(path) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    # No warnings are caught here: while a thread writes, the filters are the main thread's.
+    with (
+        _HashingFile(path) as file,
+        # The archive's own checksums take longer than writing to memory does. Nobody reads them:
+        # torch does not, and the manifest has a better one of the whole.
+        config.patch("save.compute_crc32", False),  # type: ignore[attr-defined]
+    ):
         torch.save(content, cast("IO[bytes]", file))  # it asks for no more
         return file.finish()
 
@@ -109,10 +126,20 @@ def _check_archive(stream: BinaryIO, size: int) -> None:
     stream.seek(0)
 
 
-def _load(stream: BinaryIO) -> Any:
+def _mapped(stream: BinaryIO) -> Any:
+    """What the file holds, its tensors mapped; read where the system has no way to map it."""
+    # The name of what is open, not of the file: it was verified, whatever has its name by now.
+    descriptor = f"/proc/self/fd/{stream.fileno()}"
+    try:
+        with torch.serialization.set_default_mmap_options(mmap.MAP_PRIVATE):
+            return torch.load(descriptor, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError):
+        return _read(stream)
+
+
+def _read(stream: BinaryIO) -> Any:
     # every option said, so that no environment variable or global setting of torch's decides
-    plain = torch.load(stream, map_location="cpu", weights_only=True, mmap=False)
-    return portable.decode(plain)
+    return torch.load(stream, map_location="cpu", weights_only=True, mmap=False)
 
 
 class _HashingFile:
@@ -126,6 +153,7 @@ class _HashingFile:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         self._digest = sums.new()
         self._size = 0
+        self._flushed = 0
         self._failure: OSError | None = None
 
     def __enter__(self) -> _HashingFile:
@@ -134,16 +162,27 @@ class _HashingFile:
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         """Write all of ``data``; return its length."""
-        if self._failure is None:
-            try:
-                atomic.write_all(self._descriptor, data)
-            except OSError as error:
-                self._failure = error
-            self._digest.update(data)
-            self._size += len(data)
-        return len(data)
+        rest = memoryview(data).cast("B")
+        for start in range(0, len(rest), _CHUNK):
+            self._write(rest[start : start + _CHUNK])
+        return len(rest)
+
+    def _write(self, chunk: memoryview) -> None:
+        if self._failure is not None:
+            return
+        try:
+            # While the processor's cache has it; both let other threads run.
+            self._digest.update(chunk)
+            atomic.write_all(self._descriptor, chunk)
+        except OSError as error:
+            self._failure = error
+            return
+        self._size += len(chunk)
+        if self._size - self._flushed >= _FLUSH:
+            atomic.begin_flushing(self._descriptor, self._flushed, self._size - self._flushed)
+            self._flushed = self._size
 
     def flush(self) -> None:
         """Nothing is held back; torch calls this at its end."""

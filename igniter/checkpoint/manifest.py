@@ -10,10 +10,12 @@ import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from igniter import atomic
 from igniter.checkpoint import sums
@@ -75,12 +77,20 @@ def scan(directory: Path) -> list[Checkpoint]:
         ) from error
     for path in entries:
         match = _NAME.fullmatch(path.name)
-        if match is None or path.is_symlink() or not path.is_dir():
+        if match is None or not _is_directory(path):
             continue
         checkpoint = Checkpoint(int(match[1]), match[2] is not None, path)
         if path.name == name_of(checkpoint.iteration, checkpoint.final):
             found.append(checkpoint)
     return sorted(found)
+
+
+def _is_directory(path: Path) -> bool:
+    """Whether it is one itself, not a link to one; by one call, since thousands may be kept."""
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def serialise(body: Mapping[str, Any]) -> bytes:
@@ -120,7 +130,7 @@ def read(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def open_verified(path: Path, name: str, manifest: Mapping[str, Any]) -> BinaryIO:
+def open_verified(path: Path, name: str, manifest: Mapping[str, Any]) -> BufferedReader:
     """The file ``name`` of the checkpoint in ``path``, open at its start, its content verified.
 
     What is read from the returned file is what was verified, whatever happens to the name.
@@ -200,7 +210,7 @@ def _checksum(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(_canonical(body)).hexdigest()
 
 
-def _compare(file: Path, stream: BinaryIO, expected: Mapping[str, Any]) -> None:
+def _compare(file: Path, stream: BufferedReader, expected: Mapping[str, Any]) -> None:
     """See that the open ``file`` has the size and the checksum of its manifest entry."""
     size, algorithm = os.fstat(stream.fileno()).st_size, sums.algorithm_of(expected)
     if size != expected["size"]:  # known without reading what may be endless
@@ -208,9 +218,9 @@ def _compare(file: Path, stream: BinaryIO, expected: Mapping[str, Any]) -> None:
             f"{file} is damaged: it has {size} bytes, its manifest says {expected['size']}."
         )
     assert algorithm is not None  # a manifest was read only if each of its files has one
-    digest = sums.new(algorithm)
-    while chunk := stream.read(_CHUNK):
-        digest.update(chunk)
+    digest, chunk = sums.new(algorithm), memoryview(bytearray(_CHUNK))
+    while length := stream.readinto(chunk):
+        digest.update(chunk[:length])
     found, said = digest.hexdigest(), expected[algorithm]
     if found != said:
         raise CheckpointDamaged(

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from igniter.checkpoint import keys
-from igniter.checkpoint.compare import first_difference
+from igniter.checkpoint.compare import first_difference, share_memory
 from igniter.checkpoint.gradients import StepWatch, parameters
 from igniter.checkpoint.groups import Groups, group_names, restore_entries, restore_groups
 from igniter.checkpoint.keys import plain_key, unwrapped
+from igniter.checkpoint.numbers import Numbers
 from igniter.errors import CheckpointMismatch, UsageError
 
 
@@ -87,6 +88,8 @@ class SavedObjects:
     ) -> None:
         """Put back what :meth:`capture` gave; ``origin`` names the checkpoint in errors.
 
+        None of the memory of ``state`` is kept.
+
         ``groups`` is what :meth:`groups` gave: those that optimizers were given during training
         are added again.
 
@@ -101,13 +104,14 @@ class SavedObjects:
                 f"{unknown or 'nothing'} besides. Use the names it was saved under, or start "
                 "afresh with --resume never"
             )
+        copies: dict[int, Any] = {}
         # Modules first: what changed in them is the cause of what no longer fits elsewhere.
         for name in sorted(self._objects, key=lambda name: name not in self.modules):
             value = self._objects[name]
             try:
                 if groups is not None and name in self.optimizers:
                     restore_groups(value, groups[name], self.modules)
-                _restore(value, state[name])
+                _restore(value, state[name], copies)
             except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
                 differing = []
                 if isinstance(value, torch.nn.Module):
@@ -191,20 +195,15 @@ class SavedObjects:
             for key, part in module.named_modules():
                 part.training = plain_key(key) not in in_eval
 
-    def non_finite(self, state: Mapping[str, Any]) -> str | None:
-        """Where a module's ``state`` holds NaN, or a parameter infinity; None where all is well.
-
-        An infinite buffer is not an error: attention masks are.
-        """
-        for name, module in self.modules.items():
-            trained = {plain_key(key) for key, _ in module.named_parameters()}
-            for key, value in state[name].items():
-                if not (isinstance(value, torch.Tensor) and value.is_floating_point()):
-                    continue
-                bad = ~torch.isfinite(value) if key in trained else torch.isnan(value)
-                if bool(bad.any()):
-                    return f"to_save[{name!r}].{key}"
-        return None
+    def numbers(self, state: Mapping[str, Any]) -> list[Numbers]:
+        """What must not be NaN in a ``state`` of the objects: floats of the modules."""
+        return [
+            Numbers(f"to_save[{name!r}].{key}", value, infinite=key not in trained)
+            for name, module in self.modules.items()
+            for trained in [{plain_key(key) for key, _ in module.named_parameters()}]
+            for key, value in state[name].items()
+            if isinstance(value, torch.Tensor) and value.is_floating_point()
+        ]
 
 
 def _state_of(value: Any) -> Any:
@@ -220,13 +219,20 @@ def _state_of(value: Any) -> Any:
     return state
 
 
-def _restore(value: Any, state: Any) -> None:
+def _restore(value: Any, state: Any, copies: dict[int, Any]) -> None:
+    """Put back a part of a state, with memory of its own where it would be kept.
+
+    ``copies`` is the memo of ``deepcopy`` for the whole: tensors that share storage go on to.
+    """
     if isinstance(value, torch.Generator):
         value.set_state(state)
     elif isinstance(value, torch.nn.Module):
         keys.load_module(value, state)
+        if share_memory(keys.module_state(value), state):  # it assigns, as metrics do
+            keys.load_module(value, copy.deepcopy(state, copies))
     elif isinstance(value, torch.optim.Optimizer):
-        value.load_state_dict(state)
-        restore_entries(value, state)
+        own = copy.deepcopy(state, copies)
+        value.load_state_dict(own)
+        restore_entries(value, own)
     else:
-        value.load_state_dict(copy.copy(state))  # torch's CyclicLR takes out of it what it reads
+        value.load_state_dict(copy.deepcopy(state, copies))

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from igniter.assembly import Assembled
+from igniter.assembled import Assembled
 from igniter.closures import private_generators, used
 from igniter.engine import Engine, Events
 from igniter.opening import Opened

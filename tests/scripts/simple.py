@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -41,7 +42,12 @@ def kill(*names: str) -> None:
 
 
 def act() -> None:
-    """Do it."""
+    """Do it, when the checkpoint of the first epoch is there: a thread writes it meanwhile."""
+    late = time.monotonic() + 20
+    saves = "1 epoch" in sys.argv and "--resume" not in sys.argv
+    while saves and not list(Path().glob("*/checkpoints/iteration-00000006")):
+        assert time.monotonic() < late
+        time.sleep(0.001)
     if DO == "raise":
         raise ValueError("something of the user's")
     if DO.startswith("signal SIG"):
@@ -82,11 +88,13 @@ def main(args) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=args.learning_rate)
 
     def step(engine, batch):
+        if DO == "tell modules" and not Path("modules").exists():
+            Path("modules").write_text(" ".join(sys.modules), encoding="utf-8")
         optimizer.zero_grad()
         loss = (model(batch) - 1).square().mean()
         loss.backward()
         optimizer.step()
-        if engine.state.iteration == 8:
+        if DO and engine.state.iteration == 8:
             act()
             if DO == "nan":
                 loss = loss * float("nan")
