@@ -14,12 +14,12 @@ from igniter.settings import RESUME_MODES
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 
 
-def interval_type(*, allow_time: bool) -> Callable[[str], Interval]:
-    """An argparse type that reads an interval; minutes and seconds only where ``allow_time``."""
+def interval_type(*, allow_time: bool, allow_auto: bool = False) -> Callable[[str], Interval]:
+    """An argparse type that reads an interval, as :func:`~igniter.intervals.parse_interval`."""
 
     def interval(text: str) -> Interval:
         try:
-            return parse_interval(text, allow_time=allow_time)
+            return parse_interval(text, allow_time=allow_time, allow_auto=allow_auto)
         except UsageError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
 

@@ -2,76 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from igniter import checks
+from igniter.assembled import Assembled
 from igniter.best import Best
-from igniter.cadence import Length, Timer
+from igniter.cadence import Timer
 from igniter.checkpoint.state import SavedObjects
+from igniter.committing import Committer
 from igniter.devices import device_named
 from igniter.engine import StepEngine
 from igniter.evaluation import Evaluator
 from igniter.examples import Examples
 from igniter.extent import extent
 from igniter.figures import Figures
+from igniter.holdings import Holdings
 from igniter.loader import Batches
 from igniter.measure import Measures, Speed, gradient_norm
 from igniter.metrics import accumulated
 from igniter.opening import Opened
+from igniter.pacing import Pace
 from igniter.rates import LearningRates
+from igniter.recording import Recorder
 from igniter.reporting import Reporter
 from igniter.rng import make_deterministic
 from igniter.run import Parts, TrainingRun
 from igniter.saving import Saver
 from igniter.schedules import Schedules
 from igniter.settings import Settings
-from igniter.signals import StopSignals
+from igniter.signals import StopSignals, leave_to_main_thread
 from igniter.spec import RunSpec
 from igniter.tracking.display import Display
 from igniter.tracking.journal import Journal
 from igniter.watch import Watch
-
-
-@dataclass
-class Assembled:
-    """A run that can be trained."""
-
-    run: TrainingRun
-    objects: SavedObjects
-    length: Length
-    batches: Batches
-    evaluators: list[Evaluator]
-    signals: StopSignals
-    journal: Journal
-    opened: Opened
-    examples: Examples
-
-    def run_to_end(self) -> Literal["completed", "interrupted"]:
-        """Train until the end or a stop."""
-        loaded = self.opened.loaded
-        try:
-            with self.objects.watched(), self.examples.watched():
-                self.run.go(
-                    self.opened.iteration,
-                    after_everything=loaded is not None and loaded.checkpoint.final,
-                )
-        finally:
-            # Before the attempt ends: forked workers hold what tells its end to the shipper.
-            self.close_loaders()
-        return "interrupted" if self.run.stopped else "completed"
-
-    def close_loaders(self) -> None:
-        """End the workers."""
-        self.batches.close()
-        for evaluator in self.evaluators:
-            evaluator.close()
-
-    def close(self) -> None:
-        """End the workers and close the journal."""
-        self.close_loaders()
-        self.journal.close()
 
 
 def assemble(
@@ -146,8 +111,7 @@ def assemble(
         override="learning_rate" in settings.override,
     )
     schedules = Schedules(objects.by_name, length, display.warn)
-    saver = Saver(
-        opened.store,
+    holdings = Holdings(
         objects,
         batches,
         {**metrics, **norm},
@@ -155,15 +119,30 @@ def assemble(
         | {evaluator.name: evaluator.engine.state.metrics for evaluator in evaluators},
         journal,
         opened.record,
+        display.warn,
+    )
+    save_every = settings.interval("save_every")
+    pace = None
+    if save_every.share is not None:
+        pace = Pace(save_every.share, holdings.size, display.say)
+    extra = {
+        "arguments": opened.record.arguments,
+        "learning_rates": rates.in_force,
+        "epoch_length": length.epoch,
+        "versions": opened.provenance.versions,
+    }
+    behind = ThreadPoolExecutor(1, "igniter-save", initializer=leave_to_main_thread)
+    recorder = Recorder(opened.record, opened.paths, opened.store, best, behind, display.warn)
+    saver = Saver(
+        Committer(opened.store, journal, extra),
+        holdings,
+        recorder,
+        behind,
         on_nan=settings.on_nan,
-        extra={
-            "arguments": opened.record.arguments,
-            "learning_rates": rates.in_force,
-            "epoch_length": length.epoch,
-            "versions": opened.provenance.versions,
-        },
         warn=display.warn,
         last_good=opened.loaded.checkpoint if opened.loaded and opened.own else None,
+        pace=pace,
+        copies=bool(save_every.terms or evaluators),
     )
     speed = Speed(engine, device)
     reporter = Reporter(
@@ -185,13 +164,12 @@ def assemble(
         reporter=reporter,
         speed=speed,
         saver=saver,
-        record=opened.record,
-        paths=opened.paths,
+        recorder=recorder,
         lock=opened.lock,
         signals=signals,
         display=display,
         best=best,
-        save=Timer(settings.interval("save_every"), length),
+        save=Timer(save_every, length, pace=pace),
         log=timer(spec, "log_every"),
         print=timer(spec, "print_every"),
     )
@@ -207,9 +185,10 @@ def assemble(
         journal,
         opened,
         Examples({name: to_save[name] for name in objects.modules if wanted}),
+        holdings,
     )
     try:
-        _restore(assembled, rates, best, display.warn)
+        assembled.restore(rates, best, display.warn)
         for callback in spec.callbacks:
             callback(engine, engine)
         for evaluator in evaluators:
@@ -221,23 +200,3 @@ def assemble(
         assembled.close()
         raise
     return assembled
-
-
-def _restore(
-    assembled: Assembled, rates: LearningRates, best: Best, warn: Callable[[str], None]
-) -> None:
-    opened, saver = assembled.opened, assembled.run.parts.saver
-    if opened.loaded is None:
-        saver.check_storable()
-    else:
-        before = opened.loaded.manifest.get("epoch_length")
-        if opened.own and before != assembled.length.epoch:
-            warn(
-                f"an epoch has {assembled.length.epoch} iterations, and had {before} at the "
-                "checkpoint: the data or the batch size changed, so this is not the run it was"
-            )
-        saver.restore(opened.loaded)
-        rates.settle(warn)
-    if opened.own:
-        best.restore(opened.record.best, up_to=opened.iteration)
-        opened.store.protected = best.iterations

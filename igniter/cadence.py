@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from igniter.intervals import Interval
+from igniter.pacing import Pace
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,24 @@ class Length:
 class Timer:
     """Tells when an interval is due, from an iteration and a time on.
 
-    With ``at_end`` the run's last iteration is due too. ``iteration`` and ``time`` are when it is
-    due next; infinite for never. Times are seconds of any monotonic clock.
+    With ``at_end`` the run's last iteration is due too. ``pace`` gives the seconds of an interval
+    that chooses its times. ``iteration`` and ``time`` are when it is due next; infinite for never.
+    Times are seconds of any monotonic clock.
     """
 
-    def __init__(self, interval: Interval, length: Length, *, at_end: bool = False) -> None:
+    def __init__(
+        self,
+        interval: Interval,
+        length: Length,
+        *,
+        at_end: bool = False,
+        pace: Pace | None = None,
+    ) -> None:
         self._interval = interval
         self._length = length
         self._at_end = at_end
-        self._seconds = math.inf if interval.seconds is None else interval.seconds
+        self._pace = pace
+        self._since = 0.0
         self.iteration: float = math.inf
         self.time: float = math.inf
 
@@ -45,7 +55,8 @@ class Timer:
         if following is None and self._at_end and iteration < self._length.total:
             following = self._length.total
         self.iteration = math.inf if following is None else following
-        self.time = now + self._seconds
+        self._since = now
+        self.time = now + self._seconds()
 
     def was_due(self, iteration: int) -> bool:
         """Whether ``iteration`` itself is one at which it falls due; says nothing of times."""
@@ -56,7 +67,13 @@ class Timer:
 
     def due(self, iteration: int, now: float) -> bool:
         """Whether it is due; if so, what follows is counted from here."""
+        if now >= self.time:
+            self.time = self._since + self._seconds()  # the pace may have slowed down since
         if iteration < self.iteration and now < self.time:
             return False
         self.begin(iteration, now)
         return True
+
+    def _seconds(self) -> float:
+        fixed = math.inf if self._interval.seconds is None else self._interval.seconds
+        return fixed if self._pace is None else min(fixed, self._pace.seconds)

@@ -128,8 +128,10 @@ def _add_run_and_files(add: Callable[..., None]) -> None:
 
 def _add_saving(group: _Group) -> None:
     count: dict[str, Any] = {"type": whole_number(1), "metavar": "N"}
-    every: dict[str, Any] = {"type": interval_type(allow_time=True), "metavar": "INTERVAL"}
-    group.add("--save-every", "when to save", default="1 epoch, 5 minutes", **every)
+    saving = interval_type(allow_time=True, allow_auto=True)
+    every: dict[str, Any] = {"type": saving, "metavar": "INTERVAL"}
+    when = "when to save; auto: as often as 1 %% of the time pays for (auto:0.5%%: another share)"
+    group.add("--save-every", when, default="auto", **every)
     group.add_hidden("--save-event", dest="save_every", **every)
     group.add("--keep-last", "keep the N newest checkpoints", "--n-saved", default=3, **count)
     multiples = "keep for ever each checkpoint at a multiple of N iterations"

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from igniter.errors import UsageError
+from igniter.pacing import SHARE
 
 
 class Unit(enum.Enum):
@@ -37,7 +38,14 @@ class Once:
     unit: Unit
 
 
-Term = Every | Once
+@dataclass(frozen=True)
+class Auto:
+    """As often as ``share`` of the time pays for (:mod:`igniter.pacing`)."""
+
+    share: float
+
+
+Term = Every | Once | Auto
 
 END = Once(1, Unit.END)
 
@@ -55,8 +63,13 @@ class Interval:
     @property
     def seconds(self) -> float | None:
         """The shortest period in seconds, or None when no term is a time."""
-        periods = [term.count for term in self.terms if term.unit is Unit.SECOND]
-        return min(periods, default=None)
+        every = [term for term in self.terms if isinstance(term, Every)]
+        return min((term.count for term in every if term.unit is Unit.SECOND), default=None)
+
+    @property
+    def share(self) -> float | None:
+        """The share of the time that pays for it, or None when no term says one."""
+        return min((term.share for term in self.terms if isinstance(term, Auto)), default=None)
 
     def due(self, iteration: int, epoch_length: int, total: int) -> bool:
         """Whether a term that counts iterations, epochs or the end falls on ``iteration``.
@@ -74,7 +87,7 @@ class Interval:
 
 def _next(term: Term, after: int, epoch_length: int, total: int) -> int | None:
     """The next multiple (``Every``), or the one iteration (``Once``), of one term."""
-    if term.unit is Unit.SECOND:
+    if isinstance(term, Auto) or term.unit is Unit.SECOND:
         return None
     if term.unit is Unit.END:
         return total
@@ -112,17 +125,21 @@ _OPTIONS = ("every", "once")
 _EVENT_NAMES = {unit: name for name, unit in _EVENTS.items()}
 
 _COUNT = re.compile(r"(?P<count>-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*(?P<unit>[a-z]*)", re.IGNORECASE)
+_AUTO = re.compile(r"auto(?:\s*:\s*(?P<percent>\d+(?:\.\d+)?)\s*%)?", re.IGNORECASE)
 _EVENT = re.compile(
     r"(?:Events\.)?(?P<event>[A-Z]+(?:_[A-Z]+)*)(?:\(\s*(?P<how>\w+)\s*=\s*(?P<n>-?\d+)\s*\))?"
 )
 
 
-def parse_interval(text: str | int | Interval, *, allow_time: bool) -> Interval:
+def parse_interval(
+    text: str | int | Interval, *, allow_time: bool, allow_auto: bool = False
+) -> Interval:
     """Read an interval.
 
     Accepts ``500 iterations``, ``1 epoch``, ``end``, ignite's event expressions and, where
     ``allow_time``, ``10 minutes`` or ``30s``; several joined by ``,`` or ``|``; a bare integer
-    means iterations; ``never``, ``none`` or ``0`` means never.
+    means iterations; ``never``, ``none`` or ``0`` means never. Where ``allow_auto``, ``auto`` is
+    as often as 1 % of the time pays for, ``auto:0.5%`` another share.
 
     Raises :class:`UsageError` for anything else.
     """
@@ -138,17 +155,29 @@ def parse_interval(text: str | int | Interval, *, allow_time: bool) -> Interval:
             f"'{written}' is a time, and this must fall on the same iteration in every run; "
             f"count iterations or epochs, for example {_EXAMPLES_WITHOUT_TIME}"
         )
+    if interval.share is not None and not allow_auto:
+        raise _unreadable(written, "only saving can be left to choose its own times")
     return interval
 
 
 def _parse_term(text: str) -> Term:
     if text.lower() == "end":
         return END
+    if match := _AUTO.fullmatch(text):
+        return _auto(text, match["percent"])
     if match := _COUNT.fullmatch(text):
         return _counted(text, match["count"], match["unit"].lower() or "iterations")
     if match := _EVENT.fullmatch(text):
         return _event(text, match["event"], match["how"], match["n"])
     raise _unreadable(text, "a number and a unit, or an event, is needed")
+
+
+def _auto(text: str, percent: str | None) -> Auto:
+    if percent is None:
+        return Auto(SHARE)
+    if not 0 < float(percent) < 100:
+        raise _unreadable(text, "the share must be between 0 % and 100 % of the time")
+    return Auto(float(percent) / 100)
 
 
 def _counted(text: str, number: str, unit_name: str) -> Term:
@@ -191,6 +220,8 @@ def _unreadable(text: str, reason: str) -> UsageError:
 
 
 def _term_text(term: Term) -> str:
+    if isinstance(term, Auto):
+        return "auto" if term.share == SHARE else f"auto:{term.share * 100:.10g}%"
     if term.unit is Unit.END:
         return "end"
     if isinstance(term, Once):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from igniter.best import Best
 from igniter.cadence import Length, Timer
@@ -20,9 +19,9 @@ from igniter.evaluation import Evaluator
 from igniter.loader import Batches
 from igniter.lock import RunLock
 from igniter.measure import Speed
+from igniter.recording import Recorder
 from igniter.reporting import Reporter
-from igniter.rundir import Paths, RunRecord
-from igniter.saving import Saver, Snapshot
+from igniter.saving import Saver
 from igniter.signals import StopSignals
 from igniter.tracking.display import Display
 
@@ -40,8 +39,7 @@ class Parts:
     reporter: Reporter
     speed: Speed
     saver: Saver
-    record: RunRecord
-    paths: Paths
+    recorder: Recorder
     lock: RunLock
     signals: StopSignals
     display: Display
@@ -120,13 +118,14 @@ class TrainingRun:
         save_due = parts.save.due(iteration, now) and not last
         stop = parts.signals.received
         if stop is not None and not self.engine.should_terminate:
-            self._stop(parts.saver.snapshot(iteration, self._epoch), stop.name)
+            parts.saver.finish(iteration, self._epoch, stop.name)
+            self._stop()
             return
-        if save_due or evaluators:
+        if evaluators:
             parts.speed.pause()
+        parts.saver.poll()
         if save_due or (evaluators and parts.best.followed):
-            snapshot = parts.saver.snapshot(iteration, self._epoch)
-            self._commit(snapshot, "scheduled")
+            parts.saver.save(iteration, self._epoch)
         print_due = parts.print.due(iteration, now)
         self._follow(iteration, evaluators)
         if self.stopped:
@@ -162,23 +161,24 @@ class TrainingRun:
             return
         if not self.parts.batches.enter(self.parts.interrupted):
             # The checkpoint that the attempt began from holds all there is.
-            self._stop(None, "")
+            self._stop()
 
     def _follow(self, iteration: int, evaluators: list[Evaluator]) -> None:
         """What follows before the handlers of the epoch's end: its metrics, and evaluations."""
         ends_epoch = self.parts.length.ends_epoch(iteration)
         if not (evaluators or ends_epoch):
             return
-        snapshot = None
-        if evaluators and not self._is_saved(iteration):
+        if evaluators:
             # What handlers of the evaluations do meanwhile is not part of this safe point.
-            snapshot = self.parts.saver.snapshot(iteration, self._epoch).copied()
+            self.parts.saver.hold(iteration, self._epoch)
         if ends_epoch:
             self.parts.reporter.log_epoch(iteration, self._epoch)
         for evaluator in evaluators:
             if not self._evaluate(evaluator, iteration):
                 received = self.parts.signals.received
-                self._stop(snapshot, received.name if received else "request")
+                reason = received.name if received else "request"
+                self.parts.saver.finish_at_held(iteration, reason)
+                self._stop()
                 return
 
     def _evaluate(self, evaluator: Evaluator, iteration: int) -> bool:
@@ -188,13 +188,11 @@ class TrainingRun:
             return False
         self.parts.reporter.take_in(iteration, self._epoch, values, evaluator.spec)
         if self.parts.best.consider(iteration, values):
-            self._keep_best()
+            self.parts.recorder.keep_best()
         return True
 
-    def _stop(self, snapshot: Snapshot | None, reason: str) -> None:
-        """End the attempt; ``snapshot`` is None where its iteration is saved already."""
-        if snapshot is not None:
-            self._commit(snapshot, reason, required=True)
+    def _stop(self) -> None:
+        """End the attempt, whose last checkpoint stands."""
         self.parts.reporter.show(self.engine.state.iteration)
         self.stopped = True
         self.engine.terminate(skip_completed=True)
@@ -203,32 +201,8 @@ class TrainingRun:
         """Save what holds after all that follows, before the user's handlers of COMPLETED."""
         self._completed = True
         iteration = self.engine.done
-        snapshot = self.parts.saver.snapshot(iteration, self.parts.length.epoch_of(iteration))
-        self._commit(snapshot, "completed", final=True, required=True)
-
-    def _commit(self, snapshot: Snapshot, reason: str, **how: Any) -> None:
-        record = self.parts.record
-        if self.parts.saver.commit(snapshot, reason, **how):
-            record.iteration, record.epoch = snapshot.iteration, snapshot.epoch
-            self._save_record()
-
-    def _keep_best(self) -> None:
-        parts = self.parts
-        parts.record.best = parts.best.state()
-        parts.saver.store.protected = parts.best.iterations
-        self._save_record()
-        parts.saver.store.link_best(parts.best.iterations[0])
-
-    def _is_saved(self, iteration: int) -> bool:
-        saved = self.parts.saver.last_good
-        return saved is not None and saved.iteration == iteration
-
-    def _save_record(self) -> None:
-        try:
-            self.parts.record.save(self.parts.paths.run_yaml)
-        except OSError as error:
-            # A run goes on from its checkpoints; the record of it is written again at the next.
-            self.parts.display.warn(f"{self.parts.paths.run_yaml} could not be written: {error}")
+        epoch = self.parts.length.epoch_of(iteration)
+        self.parts.saver.finish(iteration, epoch, "completed", final=True)
 
     @property
     def _epoch(self) -> int:

@@ -1,187 +1,224 @@
-"""Saving: what is true at the safe point, committed as one checkpoint."""
+"""Saving: checkpoints committed at once, or by a thread while training goes on."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Literal
 
-from igniter.checkpoint.files import Loaded
+from igniter.checkpoint.buffers import Buffers
 from igniter.checkpoint.manifest import Checkpoint
-from igniter.checkpoint.portable import encode, is_storable
-from igniter.checkpoint.state import SavedObjects
-from igniter.checkpoint.store import CheckpointStore
+from igniter.committing import Committer, Written
 from igniter.errors import NonFiniteError, SaveFailed
-from igniter.loader import Batches
-from igniter.metrics import Accumulated
-from igniter.rundir import RunRecord
-from igniter.tracking.journal import Journal
+from igniter.holdings import Holdings, Snapshot
+from igniter.pacing import Pace
+from igniter.recording import Recorder
 
 OnNan = Literal["stop", "warn"]
 
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What a checkpoint of ``iteration`` will hold; its tensors may be the objects' own."""
-
-    iteration: int
-    epoch: int
-    journal_offset: int
-    state: Any
-    rank_state: Any
-
-    def copied(self) -> Snapshot:
-        """The same in memory of its own, so that what training does next is not in it."""
-        return replace(
-            self, state=copy.deepcopy(self.state), rank_state=copy.deepcopy(self.rank_state)
-        )
+# What keeps a checkpoint from the disk: a warning in mid-training, an error at its end.
+_NOT_SAVED = (OSError, SaveFailed)
 
 
 class Saver:
-    """Takes snapshots of a run and commits them.
+    """Commits what a run holds.
+
+    A save in mid-training copies the state; one thread writes the copy, one save at a time. What
+    that came to is taken in at a later safe point, by :meth:`poll`.
 
     Args:
-        values: each engine's ``state.metrics``, which handlers may read at any time.
-        record: its ``metrics`` are saved, and put back.
+        behind: the thread, and the queue of what it is to do; closed with this.
         on_nan: whether a state that is not finite stops the run or is only left unsaved.
-        extra: more entries for each manifest.
         last_good: the newest checkpoint there is, None before the first.
+        pace: told what each save costs.
+        copies: whether there is to be a copy at all; without, what is saved is saved at once.
+        clock: gives seconds from any origin.
     """
 
     def __init__(
         self,
-        store: CheckpointStore,
-        objects: SavedObjects,
-        batches: Batches,
-        metrics: Mapping[str, Accumulated],
-        values: Mapping[str, dict[str, Any]],
-        journal: Journal,
-        record: RunRecord,
+        committer: Committer,
+        holdings: Holdings,
+        recorder: Recorder,
+        behind: Executor,
         *,
         on_nan: OnNan,
-        extra: Mapping[str, Any],
         warn: Callable[[str], None],
         last_good: Checkpoint | None = None,
+        pace: Pace | None = None,
+        copies: bool = True,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.store = store
-        self._objects = objects
-        self._batches = batches
-        self._metrics = metrics
-        self._values = values
-        self._journal = journal
-        self._record = record
+        self._committer = committer
+        self._holdings = holdings
+        self._recorder = recorder
+        self._behind = behind
         self._on_nan = on_nan
-        self._extra = extra
         self._warn = warn
-        self.last_good = last_good
+        self._last_good = last_good
+        self._pace = pace
+        self._clock = clock
+        self._buffers = Buffers() if copies else None
+        self._reserved: Future[None] | None = None
+        self._copy: Snapshot | None = None
+        self._pending: Future[Written] | None = None
+        self._stood_still = 0.0
+        self._failing = False
 
-    def snapshot(self, iteration: int, epoch: int) -> Snapshot:
-        """What holds now, after ``iteration`` iterations, in the ``epoch``-th epoch."""
-        return Snapshot(
-            iteration,
-            epoch,
-            self._journal.offset,
-            self._objects.capture(),
-            {
-                "loader": self._batches.state_dict(),
-                "metrics": {name: metric.state_dict() for name, metric in self._metrics.items()},
-                "values": {
-                    engine: {name: value for name, value in values.items() if is_storable(value)}
-                    for engine, values in self._values.items()
-                },
-                # run.yaml is written after the checkpoint, and a kill may come in between.
-                "reported": {n: float(value) for n, value in self._record.metrics.items()},
-                "modes": self._objects.modes(),
-                "gradients": self._objects.gradients(),
-                "groups": self._objects.groups(),
-            },
-        )
+    def save(self, iteration: int, epoch: int) -> None:
+        """Commit what holds now while training goes on; the save before is waited for.
 
-    def commit(
-        self, snapshot: Snapshot, reason: str, *, final: bool = False, required: bool = False
-    ) -> bool:
-        """Write a checkpoint; tell whether it stands.
+        What keeps it from the disk is warned of, and the next save tries again.
 
-        A disk that does not take it is warned of, and the next save tries again, unless this save
-        is ``required``: the last one of a run or of an attempt.
+        Raises:
+            NonFiniteError: the state of a save holds NaN or infinity, and the run is to stop for
+                that.
+        """
+        self._settle()
+        began = self._clock()
+        try:
+            copied = self._take_copy(iteration, epoch)
+            if copied is None:
+                snapshot = self._holdings.take(iteration, epoch)
+                self._take_in(self._committer.write(snapshot, "scheduled"))
+            else:
+                self._pending = self._behind.submit(self._committer.write, copied, "scheduled")
+        except (*_NOT_SAVED, NonFiniteError) as error:
+            self._tell(error, iteration)
+        self._stood_still = self._clock() - began
+
+    def poll(self) -> None:
+        """Take in what the thread has committed; a glance where it has nothing to tell.
+
+        At the first call it is let have memory ready for the first copy.
+
+        Raises:
+            NonFiniteError: as :meth:`save`.
+        """
+        if self._buffers is not None and self._reserved is None:
+            self._reserved = self._behind.submit(self._buffers.reserve, self._holdings.tensors())
+        if self._pending is not None and self._pending.done():
+            self._settle()
+
+    def hold(self, iteration: int, epoch: int) -> None:
+        """Have a copy of what holds now, for :meth:`finish_at_held`, unless it is saved already.
+
+        Raises:
+            NonFiniteError: as :meth:`save`.
+        """
+        if self._is_saved(iteration) or (self._copy and self._copy.iteration == iteration):
+            return
+        self._settle()
+        try:
+            self._take_copy(iteration, epoch)
+        except _NOT_SAVED as error:
+            self._tell(error, iteration)
+
+    def finish(self, iteration: int, epoch: int, reason: str, *, final: bool = False) -> None:
+        """Commit what holds now, as the last save of an attempt; ``final``: of the run.
 
         Raises:
             NonFiniteError: the state holds NaN or infinity and the run is to stop for that.
-            SaveFailed: a required save did not reach the disk.
+            SaveFailed: it did not reach the disk.
         """
-        where = self._objects.non_finite(snapshot.state)
-        if where is not None:
-            self._refuse(where, snapshot.iteration)
-            return False
+        if self._buffers is not None:
+            self._buffers.wanted = False
+        self._settle()
+        self._require(lambda: self._holdings.take(iteration, epoch), iteration, reason, final=final)
+
+    def finish_at_held(self, iteration: int, reason: str) -> None:
+        """Commit the copy that :meth:`hold` took, where it is not committed yet.
+
+        Raises:
+            NonFiniteError, SaveFailed: as :meth:`finish`.
+        """
+        self._settle()
+        held = self._copy
+        if held is not None and held.iteration == iteration and not self._is_saved(iteration):
+            self._require(lambda: held, iteration, reason)
+
+    def close(self) -> None:
+        """Wait for what is being written; what became of it is told, not raised."""
         try:
-            self._journal.sync()
-            self.last_good = self.store.commit(
-                snapshot.iteration,
-                epoch=snapshot.epoch,
-                reason=reason,
-                final=final,
-                state=snapshot.state,
-                rank_state=snapshot.rank_state,
-                extra={**self._extra, "journal_offset": snapshot.journal_offset},
-            )
-        except (OSError, SaveFailed) as error:
-            text = (
-                f"the checkpoint of iteration {snapshot.iteration} did not reach the disk: "
-                f"{error}. {self.standing()}"
-            )
-            if required:
-                raise SaveFailed(f"{text} Make room and run the same command again.") from error
-            self._warn(f"{text} Training goes on; the next save tries again.")
-            return False
-        return True
-
-    def restore(self, loaded: Loaded) -> None:
-        """Put a checkpoint back into everything that :meth:`snapshot` takes from.
-
-        Raises:
-            CheckpointMismatch: it does not fit.
-        """
-        rank_state, path = loaded.rank_state, str(loaded.checkpoint.path)
-        self._objects.restore(loaded.state, path, rank_state["groups"])
-        altered = self._objects.first_altered(loaded.state)
-        if altered is not None:
-            self._warn(
-                f"{altered} after loading: an object does not take back what its state_dict gave, "
-                "so the run will not end as if it had never been stopped"
-            )
-        self._batches.load_state_dict(rank_state["loader"])
-        self._objects.restore_modes(rank_state["modes"])
-        self._objects.restore_gradients(rank_state["gradients"])
-        self._record.metrics = dict(rank_state["reported"])
-        for engine, values in rank_state["values"].items():
-            if engine in self._values:
-                self._values[engine].update(values)
-        for name, state in rank_state["metrics"].items():
-            if name in self._metrics:
-                self._metrics[name].load_state_dict(state)
-
-    def check_storable(self) -> None:
-        """See before training that the state can be saved, rather than after the first hours.
-
-        Raises:
-            UsageError: an object's state holds something that is not plain data.
-        """
-        encode(self._objects.capture(), "to_save")
-
-    def _refuse(self, where: str, iteration: int) -> None:
-        text = (
-            f"{where} is not finite at iteration {iteration}; such a state is never saved. "
-            f"{self.standing()}"
-        )
-        if self._on_nan == "stop":
-            raise NonFiniteError(
-                f"{text} Lower the learning rate, clip gradients, or go on with --on-nan warn."
-            )
-        self._warn(text)
+            self._settle()
+        except NonFiniteError as error:
+            self._warn(str(error))
+        self._behind.shutdown()
 
     def standing(self) -> str:
         """Which checkpoint there is to go back to, as a sentence."""
-        if self.last_good is None:
+        if self._last_good is None:
             return "There is no earlier checkpoint."
-        return f"The last good checkpoint is {self.last_good.path}."
+        return f"The last good checkpoint is {self._last_good.path}."
+
+    def _is_saved(self, iteration: int) -> bool:
+        return self._last_good is not None and self._last_good.iteration == iteration
+
+    def _take_copy(self, iteration: int, epoch: int) -> Snapshot | None:
+        """What holds now, in the buffers; None where there is no memory for it."""
+        self._copy = None
+        if self._buffers is None:
+            return None
+        try:
+            if self._reserved is not None:
+                self._reserved.result()
+            self._copy = self._holdings.take(iteration, epoch, self._buffers)
+        except (MemoryError, RuntimeError) as error:
+            self._buffers = None
+            self._warn(
+                f"there is no memory for a copy of the state ({error}): from here on training "
+                "stands still while it is saved"
+            )
+        return self._copy
+
+    def _settle(self) -> None:
+        """Wait for the thread, and take in what it committed."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        try:
+            written = pending.result()
+        except (*_NOT_SAVED, NonFiniteError) as error:
+            assert self._copy is not None
+            self._tell(error, self._copy.iteration)
+            return
+        if self._pace is not None:
+            self._pace.measured(self._stood_still + written.seconds)
+        self._take_in(written)
+
+    def _take_in(self, written: Written) -> None:
+        self._failing = False
+        self._last_good = written.checkpoint
+        self._recorder.committed(written.checkpoint, written.epoch)
+
+    def _require(
+        self, snapshot: Callable[[], Snapshot], iteration: int, reason: str, *, final: bool = False
+    ) -> None:
+        """Commit the last save of an attempt, or of the run."""
+        try:
+            self._take_in(self._committer.write(snapshot(), reason, final=final))
+        except NonFiniteError as error:
+            self._tell(error, iteration)
+        except _NOT_SAVED as error:
+            text = self._not_saved(error, iteration)
+            raise SaveFailed(f"{text} Make room and run the same command again.") from error
+
+    def _tell(self, error: Exception, iteration: int) -> None:
+        """Warn of a save that failed, of the disk's part in it once until one succeeds."""
+        if isinstance(error, NonFiniteError):
+            text = f"{error} {self.standing()}"
+            if self._on_nan == "stop":
+                text += " Lower the learning rate, clip gradients, or go on with --on-nan warn."
+                raise NonFiniteError(text) from error
+            self._warn(text)
+        elif not self._failing:
+            self._failing = True
+            text = self._not_saved(error, iteration)
+            self._warn(f"{text} Training goes on; the next save tries again.")
+
+    def _not_saved(self, error: Exception, iteration: int) -> str:
+        return (
+            f"the checkpoint of iteration {iteration} did not reach the disk: {error}. "
+            f"{self.standing()}"
+        )

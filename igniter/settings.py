@@ -59,7 +59,8 @@ class Settings:
             moved to it.
         on_nan: ``stop`` or ``warn`` when a logged training metric is not finite.
         stop_signals: the signals that end training after the current iteration.
-        save_every: when checkpoints are saved besides at a stop and at the end.
+        save_every: when checkpoints are saved besides at a stop and at the end; ``auto`` as often
+            as 1 % of the time pays for, at least every 10 minutes.
         keep_last, keep_every, keep_best: how many of the newest, which multiples of iterations,
             and how many of the best checkpoints are kept.
         best_metric, best_mode: what ``best`` means, such as ``eval/accuracy`` and ``max``.
@@ -97,7 +98,7 @@ class Settings:
     device: str = "auto"
     on_nan: Literal["stop", "warn"] = "stop"
     stop_signals: Sequence[str] = DEFAULT_STOP_SIGNALS
-    save_every: Interval | str | int = "1 epoch, 5 minutes"
+    save_every: Interval | str | int = "auto"
     keep_last: int = 3
     keep_every: int | None = None
     keep_best: int = 1
@@ -132,7 +133,11 @@ class Settings:
         """
         for names, allow_time in ((_MAY_BE_TIMES, True), (_COUNT_ONLY, False)):
             for name in names:
-                self._set(name, parse_interval(getattr(self, name), allow_time=allow_time))
+                auto = name == "save_every"
+                interval = parse_interval(
+                    getattr(self, name), allow_time=allow_time, allow_auto=auto
+                )
+                self._set(name, interval)
         for name in _WHOLE:
             self._set(name, _whole_number(name, getattr(self, name)))
         if self.max_epochs is None and self.max_iterations is None:

@@ -165,6 +165,11 @@ def ignore_stop_signals() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
+def leave_to_main_thread() -> None:
+    """Let every signal go to the other threads: for a thread that nothing may interrupt."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+
 @contextmanager
 def kept_from_children() -> Iterator[None]:
     """Hold stop signals back within, so that one cannot end a child before it ignores them.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -206,6 +207,20 @@ class Crash(BaseException):
     """Ends an attempt with nothing saved, as a kill does, within this process."""
 
 
+def save_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each save be over before training goes on, so that a test knows what is on the disk."""
+    from igniter.saving import Saver
+
+    save = Saver.save
+
+    def save_and_wait(saver: Saver, iteration: int, epoch: int) -> None:
+        save(saver, iteration, epoch)
+        saver._settle()
+        saver._behind.submit(bool).result()  # the record is written, too
+
+    monkeypatch.setattr(Saver, "save", save_and_wait)
+
+
 class Small:
     """A run of 12 iterations in this process: 3 epochs of batches of 3, 3, 3 and 1 samples.
 
@@ -260,6 +275,7 @@ class Small:
             "mlflow": False,
             "mlflow_log_model": False,
             "progress": "none",
+            "save_every": "1 epoch",
             "output_dir": self.run_dir,
         }
         evaluation = None

@@ -41,7 +41,7 @@ DEFAULTS: dict[str, Any] = {
     "epoch_length": None,
     "on_nan": "stop",
     "stop_signals": "SIGINT,SIGTERM,SIGHUP",
-    "save_every": parse_interval("1 epoch, 5 minutes", allow_time=True),
+    "save_every": parse_interval("auto", allow_time=True, allow_auto=True),
     "keep_last": 3,
     "keep_every": None,
     "best_metric": None,

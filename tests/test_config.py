@@ -247,7 +247,7 @@ def test_print_config_says_where_from(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "fast: false  # from flag" in lines
     assert f"batch_size: 8  # from {path}:3" in lines
     assert "workers: 2  # from IGNITER_WORKERS" in lines
-    assert "save_every: 1 epoch, 5 minutes  # from default" in lines
+    assert "save_every: auto  # from default" in lines
     assert "eval_batch_size: null  # from default" in lines
 
 

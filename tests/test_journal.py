@@ -91,7 +91,7 @@ def test_equal_values_of_repeated_iterations_are_not_written_again(
     values = {"loss": 0.1, "nan": math.nan, "inf": -math.inf}
     journal = Journal.open(path, attempt=1, warn=warned)
     journal.log(1, 0, values)
-    offset = journal.sync()
+    offset = journal.flush()
     journal.log(2, 0, values)
     before = path.read_bytes()
 
@@ -148,21 +148,21 @@ def test_a_third_attempt_still_finds_what_the_first_logged(path: Path, warned: W
     """A checkpoint made while catching up with the journal leaves the rest of it to be met."""
     first = Journal.open(path, attempt=1, warn=warned)
     first.log(1, 0, {"loss": 1.0})
-    offset = first.sync()
+    offset = first.flush()
     for iteration in range(2, 11):
         first.log(iteration, 0, {"loss": float(iteration)})
 
     second = Journal.open(path, attempt=2, offset=offset, warn=warned)
     for iteration in range(2, 6):
         second.log(iteration, 0, {"loss": float(iteration)})
-    offset = second.sync()
+    offset = second.flush()
     assert offset < path.stat().st_size
 
     third = Journal.open(path, attempt=3, offset=offset, warn=warned)
     for iteration in range(6, 13):
         third.log(iteration, 0, {"loss": float(iteration)})
     assert points(path) == {(i, "loss"): [float(i)] for i in range(1, 13)}
-    assert third.sync() == path.stat().st_size
+    assert third.flush() == path.stat().st_size
 
 
 @given(st.data())
@@ -185,7 +185,7 @@ def test_any_stops_leave_each_point_once(
             if iteration % every == 0:
                 journal.log(iteration, 0, {"loss": iteration / 7})
             if data.draw(st.booleans()) or iteration == last:
-                position, offset = iteration, journal.sync()
+                position, offset = iteration, journal.flush()
             if iteration % 5 == 0:  # an evaluation follows the checkpoint of its iteration
                 journal.log(iteration, 0, {"eval": iteration / 3})
         journal.close()
@@ -201,7 +201,7 @@ def test_without_the_offset_points_are_doubled(path: Path, warned: Warnings) -> 
     """The control of the test above: an offset past what runs again doubles points."""
     journal = Journal.open(path, attempt=1, warn=warned)
     journal.log(1, 0, {"loss": 1.0})
-    again = Journal.open(path, attempt=2, offset=journal.sync(), warn=warned)
+    again = Journal.open(path, attempt=2, offset=journal.flush(), warn=warned)
     again.log(1, 0, {"loss": 1.0})
     assert points(path) == {(1, "loss"): [1.0, 1.0]}
 
@@ -252,7 +252,7 @@ def test_a_journal_that_lacks_what_the_checkpoint_counts_on(
     assert str(offset) in warned[0]
     journal.log(5, 0, {"loss": 0.5})
     assert [record.iteration for record in read(path)] == [1, 5]
-    assert journal.sync() == path.stat().st_size
+    assert journal.flush() == path.stat().st_size
 
 
 def test_times_never_decrease(path: Path, warned: Warnings) -> None:
@@ -261,7 +261,7 @@ def test_times_never_decrease(path: Path, warned: Warnings) -> None:
     journal = Journal.open(path, attempt=1, clock=clock, warn=warned)
     journal.log(1, 0, {"loss": 1.0})
     journal.log(2, 0, {"loss": 1.0})
-    again = Journal.open(path, attempt=2, offset=journal.sync(), clock=clock, warn=warned)
+    again = Journal.open(path, attempt=2, offset=journal.flush(), clock=clock, warn=warned)
     again.log(3, 0, {"loss": 1.0})
     assert [record.time for record in read(path)] == [50_000] * 3
 
@@ -299,7 +299,7 @@ def test_a_full_disk_leaves_whole_lines_and_loses_none(
         journal.log(3, 0, {"loss": 1.0})
         assert [record.iteration for record in read(path)] == [1]
         with pytest.raises(SaveFailed, match="cannot be written"):
-            journal.sync()
+            journal.flush()
     assert len(warned) == 1
     journal.log(4, 0, {"loss": 1.0})
     assert [record.iteration for record in read(path)] == [1, 2, 3, 4]

@@ -11,7 +11,8 @@ import torch
 import yaml
 from support import Done, Small, Zygote, assert_same_run, checkpoint, differing, run_fresh
 
-FLAGS = ("--no-mlflow", "--output-dir", "run", "--max-epochs", "2", "--progress", "plain")
+FLAGS = ("--no-mlflow", "--output-dir", "run", "--max-epochs", "2", "--progress", "plain",
+         "--save-every", "1 epoch")  # fmt: skip
 
 
 @pytest.fixture

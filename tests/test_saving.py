@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from support import Small, assert_same_run, checkpoint, differing, plain_eval_step, points
+from support import (
+    Small,
+    assert_same_run,
+    checkpoint,
+    differing,
+    plain_eval_step,
+    points,
+    save_at_once,
+)
 from torch import nn
 
 from igniter.best import Best
@@ -110,6 +118,7 @@ def test_full_disk_in_between(
         return plain_step(engine, batch, model, optimizer)
 
     Small(tmp_path / "straight", step=step).train()
+    save_at_once(monkeypatch)
     full_disk(monkeypatch, lambda: at[0] == 4)
     Small(tmp_path / "full", step=step).train()
     text = capsys.readouterr().err

@@ -22,7 +22,8 @@ from igniter.signals import (
     signal_named,
 )
 
-FLAGS = ("--no-mlflow", "--output-dir", "run", "--max-epochs", "2", "--progress", "none")
+FLAGS = ("--no-mlflow", "--output-dir", "run", "--max-epochs", "2", "--progress", "none",
+         "--save-every", "1 epoch")  # fmt: skip
 
 
 def script(zygote: Zygote, cwd: Path, *flags: object, do: str = "", **env: str) -> Done:

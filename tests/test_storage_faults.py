@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from faults import KINDS, Disk, Fault, Layer, bytes_in, concerns
-from support import Small, assert_same_run, plain_eval_step, points
+from support import Small, assert_same_run, plain_eval_step, points, save_at_once
 
 from igniter.checkpoint import manifest as manifests
 from igniter.checkpoint.store import CheckpointStore
@@ -214,6 +214,7 @@ class Logged:
             for iteration in range(2, 12):
                 journal.log(iteration, 1, {"loss": float(iteration)})
                 if iteration % 3 == 0:
+                    journal.flush()
                     journal.sync()
                     report(iteration)
         finally:
@@ -357,9 +358,13 @@ def test_power_cuts_find_a_missing_fsync(
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["EIO", "full from here"])
 def test_training_survives_whichever_call_fails(
-    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In a whole training: an expected error or a warning, and the same command ends the same."""
+    save_at_once(monkeypatch)  # so that the calls come in the same order each time
     settings: dict[str, Any] = {"save_every": 5, "keep_last": 1, "best_metric": "eval/loss"}
 
     def run(name: str) -> Small:

@@ -417,13 +417,6 @@ def test_going_back_keeps_what_came_later(
 # Interrupted and failed commits
 
 
-def test_an_unsaveable_state_touches_nothing(store: CheckpointStore) -> None:
-    """A type that no checkpoint holds is refused by its place before anything is written."""
-    with pytest.raises(UsageError, match=r'to_save\["fn"\]'):
-        commit(store, 1, state={"fn": len})
-    assert not store.directory.exists()
-
-
 def test_the_same_position_is_replaced(store: CheckpointStore) -> None:
     """The second checkpoint of a position takes the first one's place."""
     commit(store, 3)

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter, OrderedDict, defaultdict
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy
 import torch
@@ -29,8 +30,20 @@ _VALUE = "value"
 _UNPACK_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
-def encode(value: Any, where: str) -> Any:
-    """``value`` as plain types. Tensors are handed on as they are, not copied.
+OnTensor = Callable[[torch.Tensor], torch.Tensor]
+
+# Where something is: what the whole is called, or (what it is inside, how that is said, its key).
+# Put into words only for an error: a state has thousands of places.
+_Place: TypeAlias = "str | tuple[_Place, str, Any]"
+
+
+def as_it_is(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor itself."""
+    return tensor
+
+
+def encode(value: Any, where: str, tensor: OnTensor = as_it_is) -> Any:
+    """``value`` as plain types, in containers of its own.
 
     Args:
         value: made of None, bool, int, float, complex, str, bytes, bytearray, tensors and
@@ -38,13 +51,14 @@ def encode(value: Any, where: str) -> Any:
             numpy scalars and arrays (not of objects), Path, datetime's types with no time zone or
             a fixed one, torch.Size, torch.dtype and torch.device.
         where: what ``value`` is called, for the message.
+        tensor: gives what stands for each tensor; by default itself, not copied.
 
     Raises:
         UsageError: something in it is of another type; names its place, such as
             ``to_save["scheduler"]["fn"]``.
     """
     try:
-        return _encode(value, where)
+        return _encode(value, where, tensor)
     except RecursionError:
         raise UsageError(
             f"{where} cannot be saved: it is nested too deeply, or contains itself.\n"
@@ -73,19 +87,19 @@ def decode(value: Any) -> Any:
         raise ValueError(f"not a value that igniter saved: {error!r}") from error
 
 
-def _encode(value: Any, where: str) -> Any:
+def _encode(value: Any, where: _Place, tensor: OnTensor) -> Any:
     kind = type(value)
     if _stands_for_itself(value):
         return value
     if kind in (torch.Tensor, torch.nn.Parameter):
         if vars(value):
             raise _refused(f"a tensor with attributes ({', '.join(vars(value))})", where)
-        return value
+        return tensor(value)
     if kind in (dict, OrderedDict, defaultdict, Counter):
-        return _encode_mapping(value, where)
+        return _encode_mapping(value, where, tensor)
     if kind in (list, tuple) or (isinstance(value, tuple) and hasattr(value, "_fields")):
         items = [
-            item if _stands_for_itself(item) else _encode(item, f"{where}[{index}]")
+            item if _stands_for_itself(item) else _encode(item, (where, "[{}]", index), tensor)
             for index, item in enumerate(value)
         ]
         return items if kind is list else tuple(items)
@@ -94,21 +108,21 @@ def _encode(value: Any, where: str) -> Any:
         raise _refused(f"of type {kind.__module__}.{kind.__qualname__}", where)
     if isinstance(value, (numpy.ndarray, numpy.generic)) and value.dtype.hasobject:
         raise _refused(f"a numpy array of objects (dtype {value.dtype})", where)
-    return {_TAG: form.name, _VALUE: _encode(form.pack(value), where)}
+    return {_TAG: form.name, _VALUE: _encode(form.pack(value), where, tensor)}
 
 
-def _encode_mapping(value: dict[Any, Any], where: str) -> Any:
+def _encode_mapping(value: dict[Any, Any], where: _Place, tensor: OnTensor) -> Any:
     kind = type(value)
     items = [
         (
-            _encode(key, f"{where}, its key {key!r}"),
-            _encode(item, f"{where}[{json.dumps(key) if isinstance(key, str) else repr(key)}]"),
+            key if _stands_for_itself(key) else _encode(key, (where, ", its key {}", key), tensor),
+            item if _stands_for_itself(item) else _encode(item, (where, "[{}]", key), tensor),
         )
         for key, item in value.items()
     ]
     extra: Any = None
     if kind is OrderedDict:
-        extra = _encode(vars(value), where)
+        extra = _encode(vars(value), where, tensor)
     elif isinstance(value, defaultdict):
         factory = value.default_factory
         if factory not in FACTORIES.values():
@@ -141,9 +155,17 @@ def _stands_for_itself(value: Any) -> bool:
     return type(value) in (str, float, bool, type(None))
 
 
-def _refused(what: str, where: str) -> UsageError:
+def _in_words(place: _Place) -> str:
+    """What a place is called, such as ``to_save["scheduler"]["fn"]``."""
+    if isinstance(place, str):
+        return place
+    inside, how, key = place
+    return _in_words(inside) + how.format(json.dumps(key) if isinstance(key, str) else repr(key))
+
+
+def _refused(what: str, where: _Place) -> UsageError:
     return UsageError(
-        f"{where} cannot be saved: it is {what}.\n"
+        f"{_in_words(where)} cannot be saved: it is {what}.\n"
         "A checkpoint holds numbers, strings, tensors, arrays and containers of them, so that "
         "loading it can run no code. Have state_dict() return its value as one of these, or leave "
         "it out and make it again when the script starts."

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from igniter import atomic
-from igniter.checkpoint import files, portable
+from igniter.checkpoint import files
 from igniter.checkpoint import manifest as manifests
 from igniter.checkpoint.files import Loaded
 from igniter.checkpoint.manifest import MANIFEST, RANK_STATE, STATE, Checkpoint, name_of
@@ -96,24 +96,20 @@ class CheckpointStore:
             epoch: epochs begun.
             reason: why it was saved, for people.
             final: the run is complete and ``state`` follows all that its end brings.
-            state: what ``to_save`` holds; see :func:`igniter.checkpoint.portable.encode`.
+            state: what ``to_save`` holds, as :func:`igniter.checkpoint.portable.encode` gives it.
             rank_state: what belongs to this process alone, likewise.
             extra: more entries for the manifest, of JSON's types.
 
         Raises:
-            UsageError: something in the state is of no type that a checkpoint can hold.
             OSError: it did not reach the disk; earlier checkpoints stand, nothing is left over.
         """
-        contents = {
-            STATE: portable.encode(state, "to_save"),
-            RANK_STATE: portable.encode(rank_state, "rank_state"),
-        }
         checkpoint = Checkpoint(iteration, final, self.directory / name_of(iteration, final))
         part = atomic.part_name(checkpoint.path)
         atomic.make_directory(self.directory)
         atomic.remove_quietly(part)  # what a failed commit of this position could not take away
         try:
             part.mkdir()
+            contents = {STATE: state, RANK_STATE: rank_state}
             entries = {name: files.write(part / name, held) for name, held in contents.items()}
             body = {
                 **extra,

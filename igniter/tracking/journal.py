@@ -122,7 +122,7 @@ class Journal:
         ``"measured"`` value (throughput, a time) is not, and the first one stays.
 
         A line that the disk does not take is kept and tried again with the next one, and by
-        :meth:`sync`; that is warned of once.
+        :meth:`flush`; that is warned of once.
         """
         values = {name: float(value) for name, value in metrics.items()}
         if self._awaited is not None:
@@ -134,20 +134,29 @@ class Journal:
         if values:
             self._write(iteration, epoch, kind, values, repeat=False)
 
-    def sync(self) -> int:
-        """Bring what was logged to the disk; return :attr:`offset` as it was on entry, in bytes.
+    def flush(self) -> int:
+        """Let the file hold all that was logged; return :attr:`offset`, in bytes.
 
         Raises:
             SaveFailed: the disk did not take it.
         """
-        offset = self._offset
         try:
             self._stay_at_path()
             self._write_out()
+        except OSError as error:
+            raise self._failed(error) from error
+        return self._offset
+
+    def sync(self) -> None:
+        """Make what the file holds durable, which another thread may do while more is logged.
+
+        Raises:
+            SaveFailed: the disk did not take it.
+        """
+        try:
             os.fsync(self._fd)
         except OSError as error:
             raise self._failed(error) from error
-        return offset
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
