@@ -63,19 +63,19 @@ class Buffers:
         Raises:
             MemoryError, RuntimeError: there is too little memory.
         """
-        source = tensor.detach().resolve_conj().resolve_neg()
-        if source.layout is not torch.strided or source.is_quantized:
-            copied = source.cpu().clone()
+        special = tensor.is_quantized or tensor.is_conj() or tensor.is_neg()
+        if special or tensor.layout is not torch.strided:
+            copied = tensor.detach().resolve_conj().resolve_neg().to("cpu", copy=True)
         else:
-            copied = torch.empty(0, dtype=source.dtype).set_(
-                self._storage(source.untyped_storage()),
-                source.storage_offset(),
-                source.size(),
-                source.stride(),
+            copied = torch.empty(0, dtype=tensor.dtype).set_(
+                self._storage(tensor.untyped_storage()),
+                tensor.storage_offset(),
+                tensor.size(),
+                tensor.stride(),
             )
         if type(tensor) is torch.nn.Parameter:
             return torch.nn.Parameter(copied, requires_grad=tensor.requires_grad)
-        return copied.requires_grad_(tensor.requires_grad)
+        return copied.requires_grad_() if tensor.requires_grad else copied
 
     def finish(self) -> Callable[[], None]:
         """End the copying of one state; gives what waits until all of it has arrived.
@@ -113,7 +113,10 @@ class Buffers:
         if pinned:
             self._devices.add(device)
         target = self._region(pinned).take(source.nbytes())
-        target.copy_(source, non_blocking=pinned)
+        # In words of 8 bytes: by bytes, as storages copy themselves, takes a fifth longer.
+        word = torch.uint8 if source.nbytes() % 8 else torch.int64
+        words = torch.empty(0, dtype=word, device=device).set_(source)
+        torch.empty(0, dtype=word).set_(target).copy_(words, non_blocking=pinned)
         return target
 
     def _region(self, pinned: bool) -> _Region:
