@@ -60,7 +60,17 @@ def assemble(
     for module in objects.modules.values():
         module.to(device)
     checks.before_training(settings, spec, evaluations, objects, display.warn)
-    batches = Batches(spec.loader, seed=settings.seed, purpose="train", display=display)
+
+    def before_workers() -> None:
+        saver.rest()
+
+    batches = Batches(
+        spec.loader,
+        seed=settings.seed,
+        purpose="train",
+        display=display,
+        before_workers=before_workers,
+    )
     length = extent(settings, spec, batches.length)
     metrics = {name: accumulated(name, metric, device) for name, metric in spec.metrics.items()}
     norm = gradient_norm(spec.metrics, device)
@@ -94,6 +104,7 @@ def assemble(
             device=device,
             modules=objects.modules.values(),
             interrupted=interrupted,
+            before_workers=before_workers,
             figures=figures,
         ): Timer(evaluation.interval("every", settings.interval("eval_every")), length, at_end=True)
         for name, evaluation in evaluations.items()

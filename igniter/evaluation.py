@@ -31,6 +31,7 @@ class Evaluator:
         device: torch.device,
         modules: Iterable[torch.nn.Module],
         interrupted: Callable[[], bool] = lambda: False,
+        before_workers: Callable[[], None] = lambda: None,
         figures: Figures | None = None,
     ) -> None:
         self.name = name
@@ -38,7 +39,9 @@ class Evaluator:
         self._modules = list(modules)
         self._interrupted = interrupted
         self._computed = False
-        self._batches = Batches(spec.loader, seed=seed, purpose=f"eval/{name}")
+        self._batches = Batches(
+            spec.loader, seed=seed, purpose=f"eval/{name}", before_workers=before_workers
+        )
         self._length = spec.epoch_length or self._batches.length
         if self._batches.length == 0:
             raise UsageError(f"the loader of the evaluation {name!r} is empty; give it batches")

@@ -37,13 +37,20 @@ class Batches:
 
     ``loader`` is a ``DataLoader`` or any iterable of batches. ``purpose`` keeps the draws of
     training apart from those of each evaluation. ``display`` is told of what cannot be had at
-    once, or not exactly.
+    once, or not exactly. ``before_workers`` is called before workers are started.
     """
 
     def __init__(
-        self, loader: Any, *, seed: int, purpose: str, display: Display | None = None
+        self,
+        loader: Any,
+        *,
+        seed: int,
+        purpose: str,
+        display: Display | None = None,
+        before_workers: Callable[[], None] = lambda: None,
     ) -> None:
         self._display = display or Display("none")
+        self._before_workers = before_workers
         self._source = _source(loader, seed, purpose, self._display)
         self._forget = self._source.forget
         self._iterator: Iterator[Any] | None = None
@@ -96,6 +103,8 @@ class Batches:
             # At exit multiprocessing terminates and joins its workers; ours ignore SIGTERM.
             atexit.register(self.close)
             self._closed_at_exit = True
+        if getattr(self._source.loader, "num_workers", 0):
+            self._before_workers()
         with starting_workers(self._source.loader):
             batches, before = self._source.open(self.pass_, self.number)
         if before and not self._throw_away(batches, before, interrupted):

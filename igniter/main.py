@@ -21,6 +21,7 @@ from igniter.outputs import flush_or_drop
 
 if TYPE_CHECKING:
     import argparse
+import atexit
 
 
 def igniter_main(
@@ -43,6 +44,7 @@ def igniter_main(
     default.
     """
     _open_closed_streams()
+    atexit.register(flush_or_drop)  # after the traceback of an error of the script's own
     code = 0
     try:
         parser = build_parser(
@@ -67,8 +69,6 @@ def igniter_main(
             raise
         _tell("error: nobody reads the standard output any more")
         code = 1
-    finally:
-        flush_or_drop()
     sys.exit(code)
 
 

@@ -101,6 +101,15 @@ class Saver:
         if self._pending is not None and self._pending.done():
             self._settle()
 
+    def rest(self) -> None:
+        """Wait until the thread has nothing to do: before a fork, which copies the locks it holds.
+
+        Raises:
+            NonFiniteError: as :meth:`save`.
+        """
+        self._settle()
+        self._behind.submit(bool).result()
+
     def hold(self, iteration: int, epoch: int) -> None:
         """Have a copy of what holds now, for :meth:`finish_at_held`, unless it is saved already.
 

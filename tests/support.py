@@ -215,8 +215,7 @@ def save_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def save_and_wait(saver: Saver, iteration: int, epoch: int) -> None:
         save(saver, iteration, epoch)
-        saver._settle()
-        saver._behind.submit(bool).result()  # the record is written, too
+        saver.rest()
 
     monkeypatch.setattr(Saver, "save", save_and_wait)
 

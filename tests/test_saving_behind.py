@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ import numpy as np
 import pytest
 import torch
 from support import Small, assert_same_run, checkpoint, plain_eval_step, plain_step
+from torch.utils.data import DataLoader, TensorDataset
 
 from igniter.checkpoint import files
 from igniter.checkpoint.buffers import Buffers
 from igniter.checkpoint.compare import first_difference
 from igniter.checkpoint.store import CheckpointStore, load
 from igniter.errors import NonFiniteError
+from igniter.loader import Batches
 
 
 class Gate:
@@ -269,3 +272,33 @@ def test_the_best_is_linked_when_its_checkpoint_is_there(tmp_path: Path, gate: G
     result = run.train(best_metric="eval/loss", best_mode="min", save_every="never")
     assert (tmp_path / "checkpoints/best").resolve().name == "iteration-00000004"
     assert result.best_checkpoint == tmp_path / "checkpoints/iteration-00000004"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_workers_are_forked_while_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """What the writing thread holds would be held in the worker for ever; without one, no wait."""
+    at_work, met = [0], []
+    commit, opened = CheckpointStore.commit, Batches._open
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        at_work[0] += 1
+        try:
+            time.sleep(0.05)
+            return commit(*args, **kwargs)
+        finally:
+            at_work[0] -= 1
+
+    def noted(batches: Batches, *args: Any) -> bool:
+        before = batches._before_workers
+        batches._before_workers = lambda: [before(), met.append(at_work[0])][0]  # type: ignore[func-returns-value]
+        return opened(batches, *args)
+
+    monkeypatch.setattr(CheckpointStore, "commit", slow)
+    monkeypatch.setattr(Batches, "_open", noted)
+    data = DataLoader(TensorDataset(torch.randn(8, 2)), batch_size=2, num_workers=workers,
+                      collate_fn=lambda rows: torch.stack([row[0] for row in rows]))  # fmt: skip
+    Small(tmp_path, loader=data).train(save_every=2, keep_last=9)
+    assert len(met) >= 3 * workers
+    assert not any(met)

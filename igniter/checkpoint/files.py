@@ -20,7 +20,7 @@ from igniter.checkpoint import portable, sums
 from igniter.checkpoint.manifest import RANK_STATE, STATE, Checkpoint, open_verified, unreadable
 from igniter.errors import CheckpointDamaged, RunRefused
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 23  # bytes in a call: Python's lock is asked for again after each
 _FLUSH = 1 << 25
 
 
@@ -173,7 +173,7 @@ class _HashingFile:
         if self._failure is not None:
             return
         try:
-            # While the processor's cache has it; both let other threads run.
+            # Both let other threads run.
             self._digest.update(chunk)
             atomic.write_all(self._descriptor, chunk)
         except OSError as error:
