@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.context import ForkServerProcess
 from types import FrameType
 from typing import Any
 
@@ -195,3 +197,10 @@ def end_with_parent_alone() -> None:
     ignore_stop_signals()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    process, parent = multiprocessing.current_process(), multiprocessing.parent_process()
+    if parent is None or isinstance(process, ForkServerProcess):
+        return  # its parent is the server, which ends with the process that asked it
+    if os.getppid() != parent.pid:
+        # Killed since the fork: Linux tells of deaths to come, and torch would watch who is
+        # parent by now, so that the worker would wait for its next batch for ever.
+        os._exit(1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from support import Zygote, assert_same_run, checkpoint, differing
 from test_loader_kinds import Halves, Lazy, Walking, collate, weighted
 from torch.utils.data import DataLoader, get_worker_info
 
+from igniter.signals import end_with_parent_alone
 from igniter.workers import Seeded
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -219,3 +222,32 @@ def test_a_lost_position_is_noticed(zygote: Zygote, tmp_path: Path) -> None:
 def test_noise_is_noise() -> None:
     """The batches that are compared differ from each other, so equal ones mean something."""
     assert len(set(straight(MAPS["no batching"], 2 * SIZE))) == 2 * SIZE
+
+
+def orphaned(parent: int, where: Path, end_alone: bool) -> None:
+    """A worker whose parent was killed before it could ask to be ended with it."""
+    while os.getppid() == parent:
+        time.sleep(0.001)
+    if not end_alone:
+        end_with_parent_alone()
+    where.touch()
+
+
+@pytest.mark.parametrize("end_alone", [False, True])
+def test_a_worker_whose_parent_died_too_early_ends(tmp_path: Path, end_alone: bool) -> None:
+    """Killed between the fork and the worker's first word: no news of that comes later.
+
+    Found by the chaos run: such a worker waited for its next batch for ever. The control goes on.
+    """
+    read, write = os.pipe()
+    if (child := os.fork()) == 0:
+        where = tmp_path / "went on"
+        multiprocessing.get_context("fork").Process(
+            target=orphaned, args=(os.getpid(), where, end_alone)
+        ).start()
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(write)
+    with os.fdopen(read) as ended:
+        assert ended.read() == ""  # its end of the pipe is closed
+    assert (tmp_path / "went on").exists() == end_alone
