@@ -90,7 +90,7 @@ class Holdings:
         Raises:
             UsageError: an object's state holds something that is not plain data.
             SaveFailed: the journal does not take what belongs to it.
-            MemoryError, RuntimeError: there is too little memory for ``buffers``.
+            MemoryError: there is too little memory for ``buffers``.
         """
         journal_offset = self._journal.flush()
         if buffers is None:

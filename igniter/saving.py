@@ -151,7 +151,7 @@ class Saver:
         """Wait for what is being written; what became of it is told, not raised."""
         try:
             self._settle()
-        except NonFiniteError as error:
+        except Exception as error:
             self._warn(str(error))
         self._behind.shutdown()
 
@@ -173,7 +173,7 @@ class Saver:
             if self._reserved is not None:
                 self._reserved.result()
             self._copy = self._holdings.take(iteration, epoch, self._buffers)
-        except (MemoryError, RuntimeError) as error:
+        except MemoryError as error:
             self._buffers = None
             self._warn(
                 f"there is no memory for a copy of the state ({error}): from here on training "
@@ -183,15 +183,16 @@ class Saver:
 
     def _settle(self) -> None:
         """Wait for the thread, and take in what it committed."""
-        pending, self._pending = self._pending, None
-        if pending is None:
+        if self._pending is None:
             return
         try:
-            written = pending.result()
+            written = self._pending.result()
         except (*_NOT_SAVED, NonFiniteError) as error:
             assert self._copy is not None
+            self._pending = None
             self._tell(error, self._copy.iteration)
             return
+        self._pending = None
         if self._pace is not None:
             self._pace.measured(self._stood_still + written.seconds)
         self._take_in(written)

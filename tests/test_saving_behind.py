@@ -23,6 +23,7 @@ from igniter.checkpoint.compare import first_difference
 from igniter.checkpoint.store import CheckpointStore, load
 from igniter.errors import NonFiniteError
 from igniter.loader import Batches
+from igniter.rundir import RunRecord
 from igniter.saving import Saver
 
 
@@ -174,6 +175,28 @@ def test_an_error_of_the_users_waits_for_the_commit(tmp_path: Path, gate: Gate) 
     with pytest.raises(RuntimeError, match="of the user's"):
         noting(tmp_path, Notes(), after).train(save_every="5 iterations")
     assert checkpoint(tmp_path)[0] == "iteration-00000005"
+
+
+def test_an_interruption_while_waiting_forgets_nothing(tmp_path: Path, gate: Gate) -> None:
+    """torch raises in the midst of anything when a worker dies: what is written is waited for."""
+
+    def raise_it(*_: object) -> None:
+        gate.opened.set()
+        raise RuntimeError("a worker died")
+
+    def after(iteration: int) -> None:
+        if iteration == 10:  # the save of 10 waits for that of 5
+            assert gate.writing.wait(60)
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+
+    before = signal.signal(signal.SIGALRM, raise_it)
+    try:
+        with pytest.raises(RuntimeError, match="a worker died"):
+            noting(tmp_path, Notes(), after).train(save_every="5 iterations")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert checkpoint(tmp_path)[0] == "iteration-00000005"
+    assert RunRecord.load(tmp_path / "run.yaml").iteration == 5
 
 
 def test_a_stopped_evaluation_waits_for_the_save_of_its_iteration(

@@ -61,7 +61,7 @@ class Buffers:
         From an accelerator the copy may still be on its way: see :meth:`finish`.
 
         Raises:
-            MemoryError, RuntimeError: there is too little memory.
+            MemoryError: there is too little memory.
         """
         special = tensor.is_quantized or tensor.is_conj() or tensor.is_neg()
         if special or tensor.layout is not torch.strided:
@@ -163,7 +163,10 @@ def _aligned(size: int) -> int:
 def _memory(size: int, *, pinned: bool) -> Any:
     """``size`` bytes as a buffer: pinned, or of huge pages where the system has them."""
     if pinned:
-        pages: Any = torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
+        try:
+            pages: Any = torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
+        except RuntimeError as error:
+            raise MemoryError(f"{size} bytes: {error}") from error
         return memoryview(pages)
     # The default is memory shared with forked processes, which is not given in huge pages.
     try:
