@@ -6,7 +6,6 @@ import errno
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -308,26 +307,31 @@ def test_workers_are_forked_while_nothing_is_written(
     """
     if not waits:
         monkeypatch.setattr(Saver, "rest", lambda saver: None)
-    at_work, met = [0], []
-    commit, opened = CheckpointStore.commit, Batches._open
+    met: list[bool] = []
+    forked = threading.Event()
+    commit, save, opened = CheckpointStore.commit, Saver.save, Batches._open
+    savers: list[Saver] = []
 
     def slow(*args: Any, **kwargs: Any) -> Any:
-        at_work[0] += 1
-        try:
-            time.sleep(0.05)
-            return commit(*args, **kwargs)
-        finally:
-            at_work[0] -= 1
+        if threading.current_thread() is not threading.main_thread():
+            forked.wait(0.05 if waits else 60)
+        return commit(*args, **kwargs)
 
     def noted(batches: Batches, *args: Any) -> bool:
-        before = batches._before_workers
-        batches._before_workers = lambda: [before(), met.append(at_work[0])][0]  # type: ignore[func-returns-value]
+        def before_workers() -> None:
+            before()
+            met.append(any(s._pending is not None and not s._pending.done() for s in savers))
+            if any(met):
+                forked.set()
+
+        before, batches._before_workers = batches._before_workers, before_workers
         return opened(batches, *args)
 
     monkeypatch.setattr(CheckpointStore, "commit", slow)
+    monkeypatch.setattr(Saver, "save", lambda saver, *at: [savers.append(saver), save(saver, *at)])
     monkeypatch.setattr(Batches, "_open", noted)
     data = DataLoader(TensorDataset(torch.randn(8, 2)), batch_size=2, num_workers=workers,
                       collate_fn=lambda rows: torch.stack([row[0] for row in rows]))  # fmt: skip
-    Small(tmp_path, loader=data).train(save_every=2, keep_last=9)
+    Small(tmp_path, loader=data).train(save_every="1 epoch")
     assert len(met) >= 3 * workers
     assert any(met) is not waits or not workers
