@@ -18,12 +18,14 @@ from igniter.tracking.journal import Journal
 class Written:
     """A checkpoint that stands.
 
-    ``seconds`` is what writing it may have taken from training: a processor, or the device.
+    ``seconds`` is what writing it may have taken from training: a processor, or the device;
+    ``took`` is how long it was until it stood.
     """
 
     checkpoint: Checkpoint
     epoch: int
     seconds: float
+    took: float
 
 
 @dataclass(frozen=True)
@@ -64,4 +66,5 @@ class Committer:
             rank_state=snapshot.rank_state,
             extra={**self.extra, "journal_offset": snapshot.journal_offset},
         )
-        return Written(checkpoint, snapshot.epoch, waited + time.thread_time() - processor)
+        seconds = waited + time.thread_time() - processor
+        return Written(checkpoint, snapshot.epoch, seconds, self.clock() - began)

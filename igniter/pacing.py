@@ -45,14 +45,16 @@ class Pace:
             return _step(self._size() / _ASSUMED_RATE / self._share)
         return self._chosen
 
-    def measured(self, cost: float) -> None:
-        """A save cost training ``cost`` seconds."""
+    def measured(self, cost: float, took: float = 0.0) -> None:
+        """A save cost training ``cost`` seconds, and ``took`` so many until it was committed."""
         self._costs.append(cost)
         usual = statistics.median(self._costs)
-        chosen = _step(usual / self._share)
+        # Twice as long as a save takes, so that none waits for the one before.
+        chosen = _step(max(usual / self._share, 2 * took))
         if self._chosen is not None and chosen < self._chosen:
             # Down only with room to spare, or it would go up again at the next.
-            chosen = min(_step(usual / _SLACK / self._share), self._chosen)
+            with_room = max(usual / _SLACK / self._share, 2 * took)
+            chosen = min(_step(with_room), self._chosen)
         if chosen == self._chosen:
             return
         self._chosen = chosen

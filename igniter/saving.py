@@ -194,7 +194,7 @@ class Saver:
             return
         self._pending = None
         if self._pace is not None:
-            self._pace.measured(self._stood_still + written.seconds)
+            self._pace.measured(self._stood_still + written.seconds, written.took)
         self._take_in(written)
 
     def _take_in(self, written: Written) -> None:

@@ -71,6 +71,15 @@ def test_it_does_not_go_up_and_down() -> None:
     assert chosen.seconds == 20
 
 
+def test_a_slow_disk_is_not_waited_for() -> None:
+    """A save that costs little and takes long is over before the next one is due."""
+    chosen, _ = pace()
+    chosen.measured(0.1, took=55.0)
+    assert chosen.seconds == 120
+    chosen.measured(0.1, took=1.0)
+    assert chosen.seconds == 15
+
+
 def test_a_timer_keeps_its_pace() -> None:
     """It is due after the seconds of its pace, or at other terms; a slower one counts at once."""
     chosen, _ = pace()
