@@ -18,7 +18,6 @@ import argparse
 import contextlib
 import functools
 import itertools
-import os
 import statistics
 import tempfile
 import time
@@ -29,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import in_turn, machine, spread
+from machine import in_turn, machine, silent, spread
 from torch.utils.data import DataLoader
 
 import igniter.loader
@@ -109,7 +108,7 @@ def with_igniter(workers: int, iterations: int, work: float) -> float:
 
 def trained(step: Callable[[Any, Any], Any], batches: Any, iterations: int) -> None:
     """A whole training with everything on, what it writes to the terminal aside."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory, unseen():
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory, silent():
         train(
             to_save={"model": torch.nn.Linear(4, 1)},
             train_spec=RunSpec(step=step, loader=batches, metrics={"loss": "loss"}, batch_size=len),
@@ -119,22 +118,6 @@ def trained(step: Callable[[Any, Any], Any], batches: Any, iterations: int) -> N
             progress="bar",
             mlflow_tracking_uri=f"sqlite:///{directory}/mlflow.db",
         )
-
-
-@contextlib.contextmanager
-def unseen() -> Iterator[None]:
-    """stdout and stderr written to nowhere, those of child processes too."""
-    kept = os.dup(1), os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 1)
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        for number, descriptor in enumerate(kept, start=1):
-            os.dup2(descriptor, number)
-            os.close(descriptor)
-        os.close(nowhere)
 
 
 class Ready(igniter.sources.Source):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -20,18 +19,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from machine import in_turn, machine, spread
+from machine import in_turn, machine, resident, spread
 from torch.utils.data import DataLoader
 
 from igniter import RunSpec, train
 
 _EARLY = 2_000
-
-
-def resident() -> float:
-    """Megabytes of this process that are in memory."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 class Training:

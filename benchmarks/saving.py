@@ -21,8 +21,6 @@ chooses by its own measure, this is the loss of throughput.
 from __future__ import annotations
 
 import argparse
-import os
-import resource
 import statistics
 import tempfile
 import time
@@ -31,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import machine, spread
+from machine import machine, resident, spread, touch_page_cache, write_plainly
 
 from igniter import RunSpec, train
 from igniter.committing import Committer, Written
@@ -126,7 +124,7 @@ class Idle(Step):
                 time.sleep(0.001)
             self.memory.append(resident())
         elif place == 3:
-            self.raws.append(self._raw())
+            self.raws.append(write_plainly(self.on_host, self.folder / "raw"))
         elif place == 6:
             self.copies.append(self._copy())
 
@@ -136,20 +134,6 @@ class Idle(Step):
             target.copy_(tensor, non_blocking=True)
         synchronize()
         return time.perf_counter() - began
-
-    def _raw(self) -> float:
-        path = self.folder / "raw"
-        began = time.perf_counter()
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        for tensor in self.on_host:
-            rest = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
-            while rest:
-                rest = rest[os.write(descriptor, rest[: 1 << 23]) :]
-        os.fsync(descriptor)
-        os.close(descriptor)
-        seconds = time.perf_counter() - began
-        path.unlink()
-        return seconds
 
 
 class Busy(Step):
@@ -178,27 +162,9 @@ class Busy(Step):
         return sum(taken) - usual * len(taken)
 
 
-def fill_memory(folder: Path, megabytes: int) -> None:
-    """Let the system's file cache have had the memory that writes need.
-
-    A virtual machine is handed memory by its host when it first touches it, which takes several
-    times as long as a write does, and would fall on whoever writes first.
-    """
-    path = folder / "filler"
-    with path.open("wb", buffering=0) as file:
-        for _ in range(megabytes):
-            file.write(bytes(1_000_000))
-        os.fsync(file.fileno())
-    path.unlink()
-
-
 def synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def resident() -> float:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
 
 
 def trained(step: Step, objects: dict[str, Any], saves: int, folder: Path) -> None:
@@ -270,7 +236,7 @@ def main() -> None:
     model, optimizer = built(args.megabytes)
     objects = {"model": model, "optimizer": optimizer}
     with tempfile.TemporaryDirectory(dir=".", prefix=".saving-") as folder:
-        fill_memory(Path(folder), 4 * args.megabytes)
+        touch_page_cache([torch.ones(args.megabytes * 250_000)], Path(folder))
         (busy if args.busy else idle)(objects, args.saves, Path(folder))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,7 +37,6 @@ class Snapshot:
 
     def first_unsound(self) -> str | None:
         """Where it holds NaN, or infinity in a parameter; None where all is well."""
-        self.arrived()
         return next((n.where for n in self.numbers if not n.are_sound()), None)
 
 
@@ -93,9 +92,8 @@ class Holdings:
             MemoryError: there is too little memory for ``buffers``.
         """
         journal_offset = self._journal.flush()
-        if buffers is None:
-            copy = as_it_is
-        else:
+        copy = as_it_is
+        if buffers is not None:
             buffers.begin()
             copy = buffers.copy
         state = encode(self._objects.capture(), "to_save", copy)
@@ -112,15 +110,15 @@ class Holdings:
             "gradients": self._objects.gradients(),
             "groups": self._objects.groups(),
         }
-        return Snapshot(
+        snapshot = Snapshot(
             iteration,
             epoch,
             journal_offset,
             state,
             encode(rank_state, "rank_state", copy),
             self._objects.numbers(state),
-            *([] if buffers is None else [buffers.finish()]),
         )
+        return snapshot if buffers is None else replace(snapshot, arrived=buffers.finish())
 
     def restore(self, loaded: Loaded) -> None:
         """Put a checkpoint back into everything that :meth:`take` takes from.

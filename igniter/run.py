@@ -23,9 +23,7 @@ from igniter.recording import Recorder
 from igniter.reporting import Reporter
 from igniter.saving import Saver
 from igniter.signals import StopSignals
-from igniter.tracking.display import Display
-
-_RENDER_SECONDS = 0.1
+from igniter.tracking.display import RENDER_SECONDS, Display
 
 
 @dataclass
@@ -218,4 +216,4 @@ class TrainingRun:
         epoch_end = (iteration // length.epoch + 1) * length.epoch
         timers = self._timers()
         self._wake_iteration = min(epoch_end, length.total, *(t.iteration for t in timers))
-        self._wake_time = min(now + _RENDER_SECONDS, *(t.time for t in timers))
+        self._wake_time = min(now + RENDER_SECONDS, *(t.time for t in timers))

@@ -40,6 +40,13 @@ class Server:
         self.uri = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
+    def __enter__(self) -> Server:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def start(self) -> None:
         """Start it, and return when it answers."""
         command = [sys.executable, "-m", "mlflow", "server", "--port", str(self.port)]

@@ -29,10 +29,8 @@ LOG = "runs/log-batch"
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for the module: starting one takes seconds."""
-    started = Server(tmp_path_factory.mktemp("server"))
-    started.start()
-    yield started
-    started.stop()
+    with Server(tmp_path_factory.mktemp("server")) as started:
+        yield started
 
 
 @pytest.fixture

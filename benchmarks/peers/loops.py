@@ -11,20 +11,22 @@ bar, no checkpoints, no clipping, no schedule. Only igniter has everything on.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import json
-import os
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
+
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
+from machine import silent
 
 BATCH = 16
 
@@ -280,24 +282,6 @@ LOOPS: dict[str, Callable[[Task], None]] = {
     "transformers Trainer": transformers_,
     "Lightning Trainer": lightning_,
 }
-
-
-@contextlib.contextmanager
-def silent() -> Iterator[None]:
-    """What is printed goes nowhere, a progress bar's writes included; errors still come through."""
-    kept = os.dup(1), os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 1)
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.dup2(kept[0], 1)
-        os.dup2(kept[1], 2)
-        for descriptor in (*kept, nowhere):
-            os.close(descriptor)
 
 
 def main() -> None:

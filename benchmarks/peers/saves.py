@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,10 +30,12 @@ import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
+from machine import touch_page_cache, write_plainly
+
 # Steps from one save to the next, which also tell the pace before the first.
 EVERY = 60
 _PARAMETERS = 36
-_CHUNK = 1 << 24
 # Saves that are not counted: what they use is allocated, and used for the first time.
 _WARM = 2
 
@@ -81,7 +84,7 @@ class Watch:
         while (when := done()) is None:
             self._steps.go_on_working()
         self.durable[number] = when
-        self.plain.append(write_plainly(self._state, self._directory / "plain"))
+        self.plain.append(write_plainly(self._state.values(), self._directory / "plain"))
 
     def result(self, copy: float, extra_memory: int, size: int) -> dict[str, Any]:
         """What the counted saves took, in seconds, a value for each.
@@ -126,36 +129,6 @@ def seconds_to_copy(state: State) -> float:
             target.copy_(value)
         taken.append(time.perf_counter() - begun)
     return statistics.median(taken)
-
-
-def write_plainly(state: State, path: Path) -> float:
-    """Seconds to write the bytes of ``state`` to a new file and fsync it."""
-    begun = time.perf_counter()
-    with path.open("wb", buffering=0) as file:
-        _write(state, file)
-        os.fsync(file.fileno())
-    taken = time.perf_counter() - begun
-    path.unlink()
-    return taken
-
-
-def _write(state: State, file: Any) -> None:
-    for value in state.values():
-        content = memoryview(value.numpy()).cast("B")
-        for start in range(0, len(content), _CHUNK):
-            file.write(content[start : start + _CHUNK])
-
-
-def touch_page_cache(state: State, directory: Path) -> None:
-    """Fill as much of the page cache as two checkpoints and a plain file will take, and free it.
-
-    A virtual machine's memory is slow when it is used for the first time since it was started.
-    """
-    path = directory / "touched"
-    with path.open("wb", buffering=0) as file:
-        for _ in range(3):
-            _write(state, file)
-    path.unlink()
 
 
 def fsynced(path: Path) -> float:
@@ -341,7 +314,7 @@ def main() -> None:
     method = METHODS[args.method]()
     with tempfile.TemporaryDirectory(dir=args.directory) as folder:
         directory = Path(folder)
-        touch_page_cache(state, directory)
+        touch_page_cache(state.values(), directory)
         steps, memory = Steps(), Memory()
         watch = Watch(steps, state, directory)
         method(steps, watch, state, directory, args.saves)

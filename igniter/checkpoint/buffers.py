@@ -136,9 +136,8 @@ class _Region:
 
     def reserve(self, size: int) -> Iterator[torch.Tensor]:
         """Memory for ``size`` bytes, in parts."""
-        block = _memory(max(size, _BLOCK), pinned=self._pinned)
-        self._blocks.append(block)
-        whole = torch.frombuffer(block, dtype=torch.uint8, count=size)
+        self._grow(size)
+        whole = torch.frombuffer(self._blocks[-1], dtype=torch.uint8, count=size)
         for start in range(0, size, _PART):
             yield whole[start : start + _PART]
 
@@ -152,8 +151,11 @@ class _Region:
                 taken = torch.frombuffer(block, dtype=torch.uint8, offset=start, count=size)
                 return taken.untyped_storage()
             self._block, self._used = self._block + 1, 0
-        self._blocks.append(_memory(max(size, _BLOCK), pinned=self._pinned))
+        self._grow(size)
         return self.take(size)
+
+    def _grow(self, size: int) -> None:
+        self._blocks.append(_memory(max(size, _BLOCK), pinned=self._pinned))
 
 
 def _aligned(size: int) -> int:

@@ -17,7 +17,7 @@ from typing import Any, Literal, TextIO
 
 Mode = Literal["auto", "bar", "plain", "json", "none"]
 
-_COUNT_SECONDS, _RENDER_SECONDS = 30.0, 0.1
+_COUNT_SECONDS, RENDER_SECONDS = 30.0, 0.1
 
 
 class _Output:
@@ -108,7 +108,7 @@ class Display:
         if not self._moved:
             # The first iterations start workers and compile kernels, and say little of the rest.
             self._moved, self._began = True, (iteration, self._clock())
-        if self._bar is not None and self._clock() - self._rendered >= _RENDER_SECONDS:
+        if self._bar is not None and self._clock() - self._rendered >= RENDER_SECONDS:
             self._rendered = self._clock()
             with self._lock:
                 self._bar.set_postfix_str(summary(shown), refresh=False)
