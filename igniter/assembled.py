@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from igniter.about import About
 from igniter.best import Best
 from igniter.cadence import Length
 from igniter.checkpoint.state import SavedObjects
@@ -14,6 +15,7 @@ from igniter.examples import Examples
 from igniter.holdings import Holdings
 from igniter.loader import Batches
 from igniter.opening import Opened
+from igniter.phases import PhasedBatches
 from igniter.rates import LearningRates
 from igniter.run import TrainingRun
 from igniter.signals import StopSignals
@@ -27,28 +29,40 @@ class Assembled:
     run: TrainingRun
     objects: SavedObjects
     length: Length
-    batches: Batches
+    batches: Batches | PhasedBatches
     evaluators: list[Evaluator]
     signals: StopSignals
     journal: Journal
     opened: Opened
     examples: Examples
     holdings: Holdings
+    about: About
+    callbacks: list[Any]
 
     def run_to_end(self) -> Literal["completed", "interrupted"]:
         """Train until the end or a stop."""
         loaded = self.opened.loaded
+        final = loaded is not None and loaded.checkpoint.final
         try:
             with self.objects.watched(), self.examples.watched():
                 self.run.go(
-                    self.opened.iteration,
-                    after_everything=loaded is not None and loaded.checkpoint.final,
+                    self.opened.iteration, after_everything=final, ended=final and self._ended()
                 )
         finally:
             self.run.parts.saver.close()
             # Before the attempt ends: forked workers hold what tells its end to the shipper.
             self.close_loaders()
         return "interrupted" if self.run.stopped else "completed"
+
+    def _ended(self) -> bool:
+        """Whether the final checkpoint is of this very run, no shorter than it is to be now.
+
+        It is gone on from where a process died between that checkpoint and the word in
+        ``run.yaml``; a handler may have ended the run before its length.
+        """
+        assert self.opened.loaded is not None
+        total = self.opened.loaded.manifest.get("total_iterations", 0)
+        return self.opened.own and bool(total >= self.length.total)
 
     def restore(self, rates: LearningRates, best: Best, warn: Callable[[str], None]) -> None:
         """Put back what the run goes on from, or see that there will be something to put back.
@@ -72,7 +86,17 @@ class Assembled:
             rates.settle(warn)
         if opened.own:
             best.restore(opened.record.best, up_to=opened.iteration)
-            opened.store.protected = best.iterations
+            self.run.parts.recorder.protect()
+
+    def exported(self) -> dict[str, Any]:
+        """What the run's result is, as modules or states of tensors by name."""
+        wanted = self.about.exported
+        found = dict(self.objects.modules if wanted is None else wanted())
+        for callback in self.callbacks:
+            if hasattr(callback, "exported_modules"):
+                for name, module in callback.exported_modules().items():
+                    found[_unused(name, found)] = module
+        return found
 
     def close_loaders(self) -> None:
         """End the workers."""
@@ -85,3 +109,12 @@ class Assembled:
         self.run.parts.saver.close()
         self.close_loaders()
         self.journal.close()
+
+
+def _unused(name: str, names: Container[str]) -> str:
+    """``name``, or with the first number from 2 on that is not among ``names``: ``name-2``, …"""
+    found, number = name, 1
+    while found in names:
+        number += 1
+        found = f"{name}-{number}"
+    return found

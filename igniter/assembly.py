@@ -6,24 +6,27 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from igniter import checks
+from igniter import attaching, checks, hooks
+from igniter.about import About
 from igniter.assembled import Assembled
 from igniter.best import Best
 from igniter.cadence import Timer
 from igniter.checkpoint.state import SavedObjects
 from igniter.committing import Committer
 from igniter.devices import device_named
+from igniter.directions import direction
 from igniter.engine import StepEngine
 from igniter.evaluation import Evaluator
 from igniter.examples import Examples
 from igniter.extent import extent
 from igniter.figures import Figures
 from igniter.holdings import Holdings
-from igniter.loader import Batches
 from igniter.measure import Measures, Speed, gradient_norm
 from igniter.metrics import accumulated
+from igniter.onnx_export import require_onnx
 from igniter.opening import Opened
 from igniter.pacing import Pace
+from igniter.phases import PhasedBatches
 from igniter.rates import LearningRates
 from igniter.recording import Recorder
 from igniter.reporting import Reporter
@@ -36,6 +39,7 @@ from igniter.signals import StopSignals, leave_to_main_thread
 from igniter.spec import RunSpec
 from igniter.tracking.display import Display
 from igniter.tracking.journal import Journal
+from igniter.training_batches import open_batches
 from igniter.watch import Watch
 
 
@@ -46,6 +50,7 @@ def assemble(
     spec: RunSpec,
     evaluations: Mapping[str, RunSpec],
     display: Display,
+    about: About,
 ) -> Assembled:
     """Build everything, put the checkpoint's state back, and attach the user's handlers.
 
@@ -53,28 +58,30 @@ def assemble(
         UsageError: a part cannot be used as it is.
         CheckpointMismatch: the checkpoint does not fit the objects.
     """
+    if "onnx" in settings.export:
+        require_onnx()
     if settings.deterministic:
         make_deterministic()
     device = device_named(settings.device)
-    objects = SavedObjects(to_save)
+    itself = attaching.saved_by_itself([spec, *evaluations.values()], to_save)
+    objects = SavedObjects({**to_save, **itself}, may_lack=attaching.is_own_name)
     for module in objects.modules.values():
         module.to(device)
     checks.before_training(settings, spec, evaluations, objects, display.warn)
+    evaluations_run = evaluations if settings.evaluate else {}
 
     def before_workers() -> None:
         saver.rest()
 
-    batches = Batches(
-        spec.loader,
-        seed=settings.seed,
-        purpose="train",
-        display=display,
-        before_workers=before_workers,
+    batches = open_batches(
+        spec.loader, seed=settings.seed, display=display, before_workers=before_workers
     )
     length = extent(settings, spec, batches.length)
+    if isinstance(batches, PhasedBatches):
+        batches.set_epoch_length(length.epoch)
     metrics = {name: accumulated(name, metric, device) for name, metric in spec.metrics.items()}
     norm = gradient_norm(spec.metrics, device)
-    signals = StopSignals(settings.stop_signals)
+    signals = StopSignals(settings.stop_signals, time_limit=settings.time_limit)
     figures = Figures(opened.paths.figures, display.warn)
     engine = StepEngine(
         spec,
@@ -93,6 +100,10 @@ def assemble(
 
     def interrupted() -> bool:
         opened.lock.beat()
+        # Not before there is something new to save: what takes longer than the time limit, such as
+        # an evaluation that is owed, would else be begun by each attempt and never be finished.
+        if engine.done > opened.iteration:
+            signals.look_at_clock()
         # A handler that asked for the end has been and gone: it could not ask again.
         return signals.received is not None and not engine.should_terminate
 
@@ -106,10 +117,23 @@ def assemble(
             interrupted=interrupted,
             before_workers=before_workers,
             figures=figures,
+            limit=settings.limit_batches,
         ): Timer(evaluation.interval("every", settings.interval("eval_every")), length, at_end=True)
-        for name, evaluation in evaluations.items()
+        for name, evaluation in evaluations_run.items()
     }
-    best = Best(settings.best_metric, settings.best_mode, settings.keep_best)
+    measured = {
+        f"{name}/{key}": metric
+        for name, evaluation in evaluations.items()
+        for key, metric in evaluation.metrics.items()
+    }
+    better = direction(settings.best_mode, settings.best_metric, measured)
+    engine.evaluators = {evaluator.name: evaluator.engine for evaluator in evaluators}
+    for each in (engine, *engine.evaluators.values()):
+        each.objects, each.run_dir, each.length = objects.by_name, opened.paths.root, length
+        each.attempt = len(opened.record.attempts) + 1
+        each.say, each.warn = display.say, display.warn
+    attaching.configure(spec, settings, engine, length)
+    best = Best(settings.best_metric, better, settings.keep_best)
     journal = Journal.open(
         opened.paths.journal,
         attempt=len(opened.record.attempts) + 1,
@@ -126,11 +150,11 @@ def assemble(
         objects,
         batches,
         {**metrics, **norm},
-        {"train": engine.state.metrics}
-        | {evaluator.name: evaluator.engine.state.metrics for evaluator in evaluators},
+        {"train": engine, **engine.evaluators},
         journal,
         opened.record,
         display.warn,
+        about.metadata,
     )
     save_every = settings.interval("save_every")
     pace = None
@@ -140,8 +164,11 @@ def assemble(
         "arguments": opened.record.arguments,
         "learning_rates": rates.in_force,
         "epoch_length": length.epoch,
+        "total_iterations": length.total,
         "versions": opened.provenance.versions,
     }
+    if about.model is not None:
+        extra["model"] = about.model
     behind = ThreadPoolExecutor(1, "igniter-save", initializer=leave_to_main_thread)
     recorder = Recorder(opened.record, opened.paths, opened.store, best, behind, display.warn)
     saver = Saver(
@@ -185,7 +212,7 @@ def assemble(
         print=timer(spec, "print_every"),
     )
     run = TrainingRun(engine, parts)
-    wanted = settings.mlflow_log_model and opened.target is not None
+    wanted = settings.export or (settings.mlflow_log_model and opened.target is not None)
     assembled = Assembled(
         run,
         objects,
@@ -195,16 +222,16 @@ def assemble(
         signals,
         journal,
         opened,
-        Examples({name: to_save[name] for name in objects.modules if wanted}),
+        Examples({n: to_save[n] for n in objects.modules if wanted and n in to_save}),
         holdings,
+        about,
+        list(attaching.callback_objects([spec, *evaluations.values()]).values()),
     )
     try:
         assembled.restore(rates, best, display.warn)
-        for callback in spec.callbacks:
-            callback(engine, engine)
-        for evaluator in evaluators:
-            for callback in evaluator.spec.callbacks:
-                callback(evaluator.engine, engine)
+        attaching.attach(engine, spec, evaluations_run)
+        if display.details:
+            hooks.show_order([engine, *engine.evaluators.values()], display.say)
         unclear = checks.unsaved_state(spec, engine, evaluators, objects, display.warn)
         Watch(objects.modules, unclear, schedules, display.warn).begin(engine, opened.iteration)
     except BaseException:

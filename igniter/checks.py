@@ -13,6 +13,7 @@ from igniter.closures import parts, private_generators, unsaved
 from igniter.engine import Engine, StepEngine
 from igniter.errors import UsageError
 from igniter.evaluation import Evaluator
+from igniter.phases import loaders_of
 from igniter.settings import Settings
 from igniter.spec import RunSpec
 
@@ -34,11 +35,13 @@ def before_training(
     _refuse_unknown_best(settings.best_metric, evaluations)
     _refuse_lazy(objects.modules)
     _warn_of_strangers(objects, warn)
-    for place in private_generators(spec.loader):
-        warn(
-            f"{place} is a random generator of its own, which igniter neither sets nor saves: "
-            "after a stop it would begin anew. Draw from the global ones of python, numpy or torch"
-        )
+    for loader in loaders_of(spec.loader):
+        for place in private_generators(loader):
+            warn(
+                f"{place} is a random generator of its own, which igniter neither sets nor saves: "
+                "after a stop it would begin anew. Draw from the global ones of python, numpy or "
+                "torch"
+            )
 
 
 def unsaved_state(
@@ -57,8 +60,8 @@ def unsaved_state(
     known = [
         *objects.by_name.values(),
         *(metric for metric in spec.metrics.values() if not isinstance(metric, str)),
-        spec.loader,
-        *(getattr(spec.loader, name, None) for name in loader_parts),
+        *loaders_of(spec.loader),
+        *(getattr(each, name, None) for each in loaders_of(spec.loader) for name in loader_parts),
     ]
     found: dict[int, tuple[str, str, Any]] = {}
     for words, function, in_training in _functions(spec, engine, evaluators):
@@ -130,8 +133,10 @@ def _warn_of_strangers(objects: SavedObjects, warn: Callable[[str], None]) -> No
         id(parameter)
         for value in objects.by_name.values()
         for part in parts(value)
-        if isinstance(part, torch.nn.Module)
-        for parameter in part.parameters(recurse=False)
+        if isinstance(part, (torch.nn.Module, torch.Tensor))
+        for parameter in (
+            [part] if isinstance(part, torch.Tensor) else part.parameters(recurse=False)
+        )
     }
     for name, optimizer in objects.optimizers.items():
         own = parameters(optimizer)

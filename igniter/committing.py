@@ -64,7 +64,11 @@ class Committer:
             final=final,
             state=snapshot.state,
             rank_state=snapshot.rank_state,
-            extra={**self.extra, "journal_offset": snapshot.journal_offset},
+            extra={
+                **self.extra,
+                **snapshot.metadata,
+                "journal_offset": snapshot.journal_offset,
+            },
         )
         seconds = waited + time.thread_time() - processor
         return Written(checkpoint, snapshot.epoch, seconds, self.clock() - began)

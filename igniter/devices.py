@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -47,22 +47,34 @@ def to_device(batch: Any, device: torch.device) -> Any:
     Tensors are found in dicts, lists, tuples, named tuples and dataclasses; an object with a
     ``to`` method is asked to move itself; anything else stays as it is.
     """
-    if isinstance(batch, torch.Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, (str, bytes)):
-        return batch
-    if isinstance(batch, Mapping):
-        moved = {key: to_device(value, device) for key, value in batch.items()}
-        return moved if type(batch) is dict else type(batch)(moved)  # type: ignore[call-arg]
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(to_device(value, device) for value in batch))
-    if isinstance(batch, (list, tuple)):
-        return type(batch)(to_device(value, device) for value in batch)
-    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
-        fields = [field.name for field in dataclasses.fields(batch) if field.init]
+
+    def move(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return value.to(device, non_blocking=True)
+        return value.to(device) if hasattr(value, "to") else value
+
+    return _changed(batch, move)
+
+
+def detached(value: Any) -> Any:
+    """``value`` with every tensor in it without its history of operations, found likewise."""
+    return _changed(value, lambda part: part.detach() if isinstance(part, torch.Tensor) else part)
+
+
+def _changed(value: Any, change: Callable[[Any], Any]) -> Any:
+    """``value`` with everything in it, at any depth, as ``change`` makes it."""
+    if isinstance(value, (torch.Tensor, str, bytes)):
+        return change(value)
+    if isinstance(value, Mapping):
+        items = {key: _changed(item, change) for key, item in value.items()}
+        return items if type(value) is dict else type(value)(items)  # type: ignore[call-arg]
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_changed(item, change) for item in value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(_changed(item, change) for item in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [field.name for field in dataclasses.fields(value) if field.init]
         return dataclasses.replace(
-            batch, **{name: to_device(getattr(batch, name), device) for name in fields}
+            value, **{name: _changed(getattr(value, name), change) for name in fields}
         )
-    if hasattr(batch, "to"):
-        return batch.to(device)
-    return batch
+    return change(value)

@@ -19,22 +19,25 @@ import torch
 from igniter.average import samples_in
 from igniter.devices import to_device
 from igniter.errors import UsageError
-from igniter.figures import Figures, figure_png, image_png
+from igniter.figures import Figures
 from igniter.ignite_import import Engine, Events
 from igniter.loader import Batches
 from igniter.metrics import Accumulated
+from igniter.phases import PhasedBatches
 from igniter.rng import Address, set_generators
+from igniter.run_engine import RunEngine, RunEvents
 from igniter.spec import RunSpec
 
-__all__ = ["Engine", "Events", "StepEngine"]
+__all__ = ["Engine", "Events", "RunEvents", "StepEngine"]
 
 # An attribute of an enumeration takes 0.1 µs to look up, and these are several in an iteration.
 _EPOCH_STARTED = Events.EPOCH_STARTED
 _ITERATION_STARTED = Events.ITERATION_STARTED
+_GET_BATCH_COMPLETED = Events.GET_BATCH_COMPLETED
 _ITERATION_COMPLETED = Events.ITERATION_COMPLETED
 
 
-class StepEngine(Engine):
+class StepEngine(RunEngine):
     """Runs a spec's step on batches from a position.
 
     Args:
@@ -49,17 +52,20 @@ class StepEngine(Engine):
         clock: gives seconds from any origin.
         figures: where logged figures and images are kept; None for nowhere.
 
+    ``spec`` is what it was made with, ``done`` the last iteration whose step is done.
+
     ``samples`` and ``waited`` count over the engine's life: the samples that steps have handled,
     and the seconds spent waiting for batches.
     """
 
     # Pausing is refused here; ignite's loop without it has no generators in it.
     interrupt_resume_enabled = False
+    evaluators: Mapping[str, StepEngine]
 
     def __init__(
         self,
         spec: RunSpec,
-        batches: Batches,
+        batches: Batches | PhasedBatches,
         *,
         seed: int,
         purpose: str,
@@ -70,26 +76,27 @@ class StepEngine(Engine):
         clock: Callable[[], float] = time.monotonic,
         figures: Figures | None = None,
     ) -> None:
-        super().__init__(self._one_iteration)
+        super().__init__(self._one_iteration, purpose.removeprefix("eval/"), figures)
         # Without a handler of its own, ignite's errors go to stderr beside ours.
         self.logger.addHandler(logging.NullHandler())
+        self.spec = spec
+        self.kind = "training" if purpose == "train" else spec.kind
         self._step = spec.step
         self._batch_size = spec.batch_size
         self._batches = batches
         self._steps = Address(seed, f"{purpose}/step")
-        self._events = {event: Address(seed, f"{purpose}/{event.name}") for event in Events}
-        self._device = device
+        self._events = {
+            event: Address(seed, f"{purpose}/{event.name}") for event in (*Events, *RunEvents)
+        }
+        self.device = device
         self._on_cpu = device.type == "cpu"
         self._metrics = metrics
         self._needs_output = bool(spec.metrics)
         self._after_iteration = after_iteration
         self.before_step = before_step
         self._clock = clock
-        self._figures = figures
-        self._name = purpose.removeprefix("eval/")
         self._in_mid_epoch = False
         self._raised: BaseException | None = None
-        self.stage = 0
         self.done = 0
         self.samples = 0
         self.waited = 0.0
@@ -99,10 +106,14 @@ class StepEngine(Engine):
         batch = next(self._batches)
         self.waited += self._clock() - asked
         if not self._on_cpu:
-            batch = to_device(batch, self._device)
+            batch = to_device(batch, self.device)
         self.state.batch = batch
         set_generators(self._steps(self.stage, self.state.iteration))
         self.before_step()
+        if self._event_handlers[_GET_BATCH_COMPLETED]:
+            # It belongs to the step: its handlers draw before it, and may give another batch.
+            self._fire_event(_GET_BATCH_COMPLETED)
+            batch = self.state.batch
         output = self._step(self, batch)
         samples = samples_in(batch, output, self._batch_size)
         self.samples += samples
@@ -147,9 +158,10 @@ class StepEngine(Engine):
             return
         if self._event_handlers[event_name]:
             # What handlers draw does not depend on what was run before them: an evaluation, a
-            # resume. Those of an iteration go on with the step's randomness, and events of the
-            # user's own are fired in the midst of something.
-            if event_name is not _ITERATION_COMPLETED and event_name in self._events:
+            # resume. Those round a step draw with it, and events of the user's own are fired in
+            # the midst of something.
+            of_step = event_name is _ITERATION_COMPLETED or event_name is _GET_BATCH_COMPLETED
+            if not of_step and event_name in self._events:
                 set_generators(self._events[event_name](self.stage, self.state.iteration))
             super()._fire_event(event_name, *event_args, **event_kwargs)
         else:
@@ -169,61 +181,11 @@ class StepEngine(Engine):
     def attached(self) -> Iterator[tuple[str, Callable[..., Any]]]:
         """Each handler of the user's, with what it was attached with, and its event's name."""
         for event, handlers in self._event_handlers.items():
-            for function, args, kwargs in handlers:
+            for handler, args, kwargs in handlers:
+                function = getattr(handler, "hook", handler)
                 if not str(getattr(function, "__module__", "")).startswith("igniter."):
                     name = str(getattr(event, "name", event))
                     yield name, functools.partial(function, *args, **kwargs)
-
-    def interrupt(self) -> None:
-        """Refuse ignite's way to pause: the position would not be saved.
-
-        Raises:
-            UsageError: always.
-        """
-        raise UsageError(
-            "engine.interrupt() is not supported; engine.terminate() ends the run, and a signal "
-            "stops it to be resumed"
-        )
-
-    def terminate_epoch(self, skip_epoch_completed: bool = False) -> None:
-        """Refuse ignite's way to cut an epoch short: positions are counted in whole epochs.
-
-        Raises:
-            UsageError: always.
-        """
-        raise UsageError(
-            "engine.terminate_epoch() is not supported; give shorter epochs by --epoch-length or "
-            "RunSpec(epoch_length=…)"
-        )
-
-    def log_figure(self, name: str, figure: Any) -> None:
-        """Keep a matplotlib figure, at the iteration where training is: in an evaluation, too.
-
-        It is kept as ``figures/train/<name>/iteration-<8 digits>.png`` of the run's directory, that
-        of an evaluation under the evaluation's name, and sent to MLflow. After a resume it is drawn
-        again and compared; each stands there once. Without a run, in ``evaluate``, it is not kept.
-
-        Raises:
-            UsageError: ``figure`` is none, or ``name`` is no name.
-        """
-        self._keep(name, figure_png(figure))
-
-    def log_image(self, name: str, image: Any) -> None:
-        """As :meth:`log_figure`, for an image.
-
-        ``image`` is a PIL image, a numpy array H×W or H×W×C, or a tensor H×W or C×H×W; with 1, 3
-        or 4 channels, of bytes, booleans, or floats from 0 to 1.
-
-        Raises:
-            UsageError: ``image`` is none, or ``name`` is no name.
-        """
-        self._keep(name, image_png(image))
-
-    def _keep(self, name: str, png: bytes) -> None:
-        if self._figures is not None:
-            trains = self._name == "train"
-            iteration = self.state.iteration if trains else self.stage
-            self._figures.save(self._name, name, iteration, png)
 
     def continue_from(self, iteration: int, *, epoch_length: int, max_epochs: int) -> None:
         """Make ``iteration``, counted over the whole run, the last one that is done.

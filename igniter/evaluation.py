@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from itertools import islice
 from types import GeneratorType
 
 import torch
@@ -20,6 +21,7 @@ class Evaluator:
     """One named evaluation, run as often as asked; it leaves training as it found it.
 
     ``interrupted()`` is asked after each batch, and ends the evaluation without a result.
+    ``limit`` is how many batches it takes at most.
     """
 
     def __init__(
@@ -33,16 +35,25 @@ class Evaluator:
         interrupted: Callable[[], bool] = lambda: False,
         before_workers: Callable[[], None] = lambda: None,
         figures: Figures | None = None,
+        limit: int | None = None,
     ) -> None:
+        if spec.weights is not None and not hasattr(spec.weights, "applied"):
+            raise UsageError(
+                f"the weights of the evaluation {name!r} are a {type(spec.weights).__name__}, "
+                "which has no applied(); give an igniter.handlers.EMA, or leave them out"
+            )
         self.name = name
         self.spec = spec
         self._modules = list(modules)
+        self._weights = spec.weights
         self._interrupted = interrupted
         self._computed = False
         self._batches = Batches(
             spec.loader, seed=seed, purpose=f"eval/{name}", before_workers=before_workers
         )
-        self._length = spec.epoch_length or self._batches.length
+        length = spec.epoch_length or self._batches.length
+        self._length = length if limit is None or length is None else min(length, limit)
+        self._limit = limit
         if self._batches.length == 0:
             raise UsageError(f"the loader of the evaluation {name!r} is empty; give it batches")
         if isinstance(spec.loader, GeneratorType):
@@ -88,11 +99,13 @@ class Evaluator:
             metric.reset()
         self.engine.state.metrics.clear()
         self.engine.stage = iteration
+        self.engine.cycle += 1
         self._batches.seek(iteration)
         self.engine.state.max_epochs = self.engine.state.epoch_length = None
         # ignite takes the length of a pass from its data, where it is known in no other way.
-        data = self._until_pass_is_over() if self._length is None else None
-        with _eval_mode(self._modules), torch.no_grad():
+        data = islice(self._until_pass_is_over(), self._limit) if self._length is None else None
+        weights = contextlib.nullcontext() if self._weights is None else self._weights.applied()
+        with weights, eval_mode(self._modules), torch.no_grad():
             self.engine.run(data, max_epochs=1, epoch_length=self._length)
         if self.engine.should_terminate == "skip_completed":
             return None
@@ -109,12 +122,13 @@ class Evaluator:
         self._batches.close()
 
 
-@contextmanager
-def _eval_mode(modules: list[torch.nn.Module]) -> Iterator[None]:
+@contextlib.contextmanager
+def eval_mode(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
     """Eval mode within; afterwards each submodule is in the mode that it was in.
 
     One flag for all would not do: a frozen batch norm stays in eval mode while training.
     """
+    modules = list(modules)
     before = {part: part.training for module in modules for part in module.modules()}
     for module in modules:
         module.eval()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,8 +15,11 @@ from igniter.checkpoint.files import Loaded
 from igniter.checkpoint.numbers import Numbers
 from igniter.checkpoint.portable import as_it_is, encode, is_storable
 from igniter.checkpoint.state import SavedObjects
+from igniter.errors import UsageError
 from igniter.loader import Batches
 from igniter.metrics import Accumulated
+from igniter.phases import PhasedBatches
+from igniter.run_engine import RunEngine
 from igniter.rundir import RunRecord
 from igniter.tracking.journal import Journal
 
@@ -24,7 +29,8 @@ class Snapshot:
     """What a checkpoint of ``iteration`` will hold, as :func:`~.portable.encode` gives it.
 
     Its containers are its own. Its tensors are, too, if it was taken into buffers; they may be read
-    after ``arrived()``. ``numbers`` are those of them that must not be NaN.
+    after ``arrived()``. ``numbers`` are those of them that must not be NaN. ``metadata``
+    is for the manifest.
     """
 
     iteration: int
@@ -33,6 +39,7 @@ class Snapshot:
     state: Any
     rank_state: Any
     numbers: list[Numbers]
+    metadata: Mapping[str, Any]
     arrived: Callable[[], None] = lambda: None
 
     def first_unsound(self) -> str | None:
@@ -44,24 +51,28 @@ class Holdings:
     """What a run's checkpoints hold.
 
     Args:
-        values: each engine's ``state.metrics``, which handlers may read at any time.
+        engines: by name; their ``state.metrics``, which handlers may read at any time, and how
+            often evaluations were run.
         record: its ``metrics`` are saved, and put back.
+        metadata: asked at each checkpoint for what the user wants its manifest to say.
     """
 
     def __init__(
         self,
         objects: SavedObjects,
-        batches: Batches,
+        batches: Batches | PhasedBatches,
         metrics: Mapping[str, Accumulated],
-        values: Mapping[str, dict[str, Any]],
+        engines: Mapping[str, RunEngine],
         journal: Journal,
         record: RunRecord,
         warn: Callable[[str], None],
+        metadata: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
+        self._metadata = metadata
         self._objects = objects
         self._batches = batches
         self._metrics = metrics
-        self._values = values
+        self._engines = engines
         self._journal = journal
         self._record = record
         self._warn = warn
@@ -101,9 +112,10 @@ class Holdings:
             "loader": self._batches.state_dict(),
             "metrics": {name: metric.state_dict() for name, metric in self._metrics.items()},
             "values": {
-                engine: {name: value for name, value in values.items() if is_storable(value)}
-                for engine, values in self._values.items()
+                name: {key: v for key, v in engine.state.metrics.items() if is_storable(v)}
+                for name, engine in self._engines.items()
             },
+            "cycles": {name: engine.cycle for name, engine in self._engines.items()},
             # run.yaml is written after the checkpoint, and a kill may come in between.
             "reported": {n: float(value) for n, value in self._record.metrics.items()},
             "modes": self._objects.modes(),
@@ -117,6 +129,7 @@ class Holdings:
             state,
             encode(rank_state, "rank_state", copy),
             self._objects.numbers(state),
+            manifest_entries(self._metadata()),
         )
         return snapshot if buffers is None else replace(snapshot, arrived=buffers.finish())
 
@@ -128,6 +141,11 @@ class Holdings:
         """
         rank_state, path = loaded.rank_state, str(loaded.checkpoint.path)
         self._objects.restore(loaded.state, path, rank_state["groups"])
+        lacking, besides = self._objects.unmatched(loaded.state)
+        for name in lacking:
+            self._warn(f"{path} has nothing of {name}, which begins anew here")
+        for name in besides:
+            self._warn(f"{path} holds {name}, which is not here any more")
         altered = self._objects.first_altered(loaded.state)
         if altered is not None:
             self._warn(
@@ -138,10 +156,11 @@ class Holdings:
         self._objects.restore_modes(rank_state["modes"])
         self._objects.restore_gradients(rank_state["gradients"])
         self._record.metrics = dict(rank_state["reported"])
-        for engine, values in rank_state["values"].items():
-            if engine in self._values:
-                self._values[engine].update(values)
-        for name, state in rank_state["metrics"].items():
+        for name, engine in self._engines.items():
+            engine.state.metrics.update(rank_state["values"].get(name, {}))
+            engine.cycle = rank_state["cycles"].get(name, 0)
+        # Copies: what a metric keeps of the loaded file would keep the file after it was pruned.
+        for name, state in deepcopy(rank_state["metrics"]).items():
             if name in self._metrics:
                 self._metrics[name].load_state_dict(state)
 
@@ -152,3 +171,25 @@ class Holdings:
             UsageError: an object's state holds something that is not plain data.
         """
         encode(self._objects.capture(), "to_save")
+
+
+def manifest_entries(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What a manifest says of the user's ``metadata``, of which ``label`` goes into the name.
+
+    Raises:
+        UsageError: it is no mapping, or not of JSON's types.
+    """
+    if not isinstance(metadata, Mapping):
+        raise UsageError(
+            f"checkpoint_metadata returned a {type(metadata).__name__}; return a dict of plain data"
+        )
+    if not metadata:
+        return {}
+    try:
+        plain = json.loads(json.dumps(dict(metadata)))
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"checkpoint_metadata returned what a manifest cannot hold: {error}. Return numbers "
+            "and texts, such as float(loss)"
+        ) from error
+    return {"metadata": plain, "label": str(metadata.get("label", ""))}

@@ -43,6 +43,19 @@ def _without_distributed_optimizers() -> Iterator[None]:
 
 with _without_distributed_optimizers():
     from ignite.engine import Engine, Events
-    from ignite.metrics import Metric
+    from ignite.engine.events import EventEnum
+    from ignite.handlers import EarlyStopping as IgniteEarlyStopping
+    from ignite.handlers import FastaiLRFinder
+    from ignite.metrics import Metric, MetricGroup, MetricsLambda, RunningAverage
 
-__all__ = ["Engine", "Events", "Metric"]
+__all__ = [
+    "Engine",
+    "EventEnum",
+    "Events",
+    "FastaiLRFinder",
+    "IgniteEarlyStopping",
+    "Metric",
+    "MetricGroup",
+    "MetricsLambda",
+    "RunningAverage",
+]

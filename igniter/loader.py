@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, IterDataPipe
 
 from igniter.dataloaders import Seekable, Streamed
-from igniter.errors import UsageError
+from igniter.errors import CheckpointMismatch, UsageError
 from igniter.protocols import has_state
 from igniter.rng import Address
 from igniter.sampling import BatchKeys
@@ -57,7 +57,7 @@ class Batches:
         self._ahead: list[Any] = []
         self._state: dict[str, Any] = {}
         self._closed_at_exit = False
-        self.length = _length(loader)
+        self.length = length_of(loader)
         self.pass_ = 0
         self.number = 0
 
@@ -166,7 +166,16 @@ class Batches:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to where :meth:`state_dict` was taken."""
+        """Go back to where :meth:`state_dict` was taken.
+
+        Raises:
+            CheckpointMismatch: it was taken of phases.
+        """
+        if "phase" in state:
+            raise CheckpointMismatch(
+                f"the checkpoint was made in a phase from epoch {state['phase']} on, and the "
+                "loader has no phases. Build it as it was"
+            )
         own = state.get("own")
         if own is not None and state["kind"] != self._source.kind:
             self._display.warn(
@@ -232,7 +241,7 @@ def _is_plain(loader: DataLoader[Any]) -> bool:
     return way is DataLoader.__iter__ or way.__module__.startswith("torchdata.")
 
 
-def _length(loader: Any) -> int | None:
+def length_of(loader: Any) -> int | None:
     """Batches in a pass, or None where the loader cannot say."""
     try:
         return len(loader)

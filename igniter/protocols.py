@@ -10,7 +10,8 @@ import torch
 
 def has_state(part: Any) -> bool:
     """Whether ``part`` can be saved, and go on from what was saved."""
-    return hasattr(part, "state_dict") and hasattr(part, "load_state_dict")
+    names = ("state_dict", "load_state_dict")
+    return all(callable(getattr(part, name, None)) for name in names)
 
 
 def set_epoch(part: Any, pass_: int) -> None:

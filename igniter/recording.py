@@ -45,9 +45,19 @@ class Recorder:
     def keep_best(self) -> None:
         """Record the ranking of the best, whose checkpoints are kept."""
         self._record.best = self._best.state()
-        self._store.protected = self._best.iterations
+        self.protect()
         self._store.link_best(self._best.iterations[0])
         self._save()
+
+    def keep(self, iteration: int) -> None:
+        """Keep the checkpoint of ``iteration`` for ever."""
+        self._record.kept = sorted({*self._record.kept, iteration})
+        self.protect()
+        self._save()
+
+    def protect(self) -> None:
+        """Have what the record says is to be kept outlast those that come after."""
+        self._store.protected = {*self._best.iterations, *self._record.kept}
 
     def _save(self) -> None:
         self._behind.submit(self._write, copy.deepcopy(self._record))

@@ -64,13 +64,14 @@ def _mps_in_use() -> bool:
     return torch.backends.mps.is_built() and torch.backends.mps.is_available()
 
 
-def seed_everything(seed: int) -> None:
+def seed_everything(seed: int, purpose: str = "process") -> None:
     """Seed python, numpy and torch on every device, so that a fresh process builds equal weights.
 
     Unlike :func:`set_generators` it reaches accelerators that are not in use yet.
     """
-    set_generators(Address(seed, "process")(0))
-    torch.manual_seed(Address(seed, "process")(0))
+    address = Address(seed, purpose)(0)
+    set_generators(address)
+    torch.manual_seed(address)
 
 
 @contextmanager

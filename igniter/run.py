@@ -14,11 +14,12 @@ from dataclasses import dataclass
 
 from igniter.best import Best
 from igniter.cadence import Length, Timer
-from igniter.engine import Events, StepEngine
+from igniter.engine import Events, RunEvents, StepEngine
 from igniter.evaluation import Evaluator
 from igniter.loader import Batches
 from igniter.lock import RunLock
 from igniter.measure import Speed
+from igniter.phases import PhasedBatches
 from igniter.recording import Recorder
 from igniter.reporting import Reporter
 from igniter.saving import Saver
@@ -31,7 +32,7 @@ class Parts:
     """What a run is put together from."""
 
     length: Length
-    batches: Batches
+    batches: Batches | PhasedBatches
     interrupted: Callable[[], bool]
     evaluators: Mapping[Evaluator, Timer]
     reporter: Reporter
@@ -56,7 +57,7 @@ class TrainingRun:
         self.parts = parts
         self.stopped = False
         self._completed = False
-        self._follow_on_start = False
+        self._follow_on_start = self._ended = False
         # The first iteration does not pass by the safe point: the measuring of speed begins there.
         self._wake_iteration: float = 0
         self._wake_time = 0.0
@@ -64,10 +65,11 @@ class TrainingRun:
         engine.add_event_handler(Events.EPOCH_STARTED, parts.reporter.begin_epoch)
         engine.add_event_handler(Events.COMPLETED, self._complete)
 
-    def go(self, iteration: int, *, after_everything: bool) -> None:
+    def go(self, iteration: int, *, after_everything: bool, ended: bool) -> None:
         """Train on from ``iteration``; ``after_everything`` that follows from it was done before.
 
-        Called once, after the user's handlers were attached.
+        Where it had ``ended`` nothing is trained, and it only completes. Called once, after the
+        user's handlers were attached.
         """
         parts, length = self.parts, self.parts.length
         now = parts.clock()
@@ -75,21 +77,26 @@ class TrainingRun:
             timer.begin(iteration, now)
         parts.display.begin(iteration, length.total)
         # After every handler of the user's on STARTED: they prepare what follows.
+        self.engine.add_event_handler(Events.STARTED, self._begin)
         self.engine.add_event_handler(Events.STARTED, self._follow_the_resumed)
         self.engine.add_event_handler(Events.STARTED, self._enter_the_loader)
         self._follow_on_start = iteration > 0 and not after_everything
+        self._ended = ended
         epochs = length.epoch_of(max(length.total, iteration))
         self.engine.continue_from(iteration, epoch_length=length.epoch, max_epochs=epochs)
-        if iteration < length.total:
-            self.engine.run()
-        else:
-            # ignite takes an engine at its end for one to be started anew.
-            self.engine.fire_event(Events.STARTED)
-            if not self.stopped:
-                self.engine.fire_event(Events.COMPLETED)
-        if not (self.stopped or self._completed):
-            # A handler ended the run in a way that leaves COMPLETED out.
-            self._complete()
+        try:
+            if iteration < length.total and not ended:
+                self.engine.run()
+            else:
+                # ignite takes an engine at its end for one to be started anew.
+                self.engine.fire_event(Events.STARTED)
+                if not self.stopped:
+                    self.engine.fire_event(Events.COMPLETED)
+            if not (self.stopped or self._completed):
+                # A handler ended the run in a way that leaves COMPLETED out.
+                self._complete()
+        finally:
+            self.engine.fire_event(RunEvents.ATTEMPT_ENDED)
 
     def after_iteration(self) -> None:
         """The safe point. Where nothing is due it costs a look at the clock and comparisons."""
@@ -100,12 +107,14 @@ class TrainingRun:
             and now < self._wake_time
             and self.parts.signals.received is None
             and not self.engine.should_terminate
+            and not self.engine.save_asked
         ):
             return
         self._safe_point(iteration, now)
 
     def _safe_point(self, iteration: int, now: float) -> None:
         parts, length = self.parts, self.parts.length
+        parts.signals.look_at_clock()
         last = iteration == length.total or bool(self.engine.should_terminate)
         log_due = parts.log.due(iteration, now)
         if log_due or last:
@@ -113,10 +122,11 @@ class TrainingRun:
             parts.reporter.log_window(iteration, self._epoch, close=log_due)
         evaluators = [e for e, timer in parts.evaluators.items() if timer.due(iteration, now)]
         # All that is due is asked, so that each counts on from here.
-        save_due = parts.save.due(iteration, now) and not last
-        stop = parts.signals.received
+        asked = self._save_asked(iteration)
+        save_due = (parts.save.due(iteration, now) or asked) and not last
+        stop = parts.signals.reason
         if stop is not None and not self.engine.should_terminate:
-            parts.saver.finish(iteration, self._epoch, stop.name)
+            parts.saver.finish(iteration, self._epoch, stop)
             self._stop()
             return
         if evaluators:
@@ -137,6 +147,18 @@ class TrainingRun:
             self.engine.terminate()
         parts.speed.go_on(iteration)
         self._set_alarm(iteration, parts.clock())
+
+    def _save_asked(self, iteration: int) -> bool:
+        """Whether a handler asked for a checkpoint, which may be one to keep."""
+        asked, self.engine.save_asked = self.engine.save_asked, None
+        if asked == "keep":
+            self.parts.recorder.keep(iteration)
+        return asked is not None
+
+    def _begin(self) -> None:
+        """What is once in a run, at its start."""
+        if self.engine.state.iteration == 0:
+            self.engine.fire_event(RunEvents.TRAINING_STARTED)
 
     def _follow_the_resumed(self) -> None:
         """Do again what follows from the iteration that the checkpoint was taken at."""
@@ -173,9 +195,7 @@ class TrainingRun:
             self.parts.reporter.log_epoch(iteration, self._epoch)
         for evaluator in evaluators:
             if not self._evaluate(evaluator, iteration):
-                received = self.parts.signals.received
-                reason = received.name if received else "request"
-                self.parts.saver.finish_at_held(iteration, reason)
+                self.parts.saver.finish_at_held(iteration, self.parts.signals.reason or "request")
                 self._stop()
                 return
 
@@ -198,6 +218,9 @@ class TrainingRun:
     def _complete(self) -> None:
         """Save what holds after all that follows, before the user's handlers of COMPLETED."""
         self._completed = True
+        self.parts.saver.rest()  # what follows may fork workers
+        if not self._ended:
+            self.engine.fire_event(RunEvents.TRAINING_ENDED)
         iteration = self.engine.done
         epoch = self.parts.length.epoch_of(iteration)
         self.parts.saver.finish(iteration, epoch, "completed", final=True)

@@ -126,7 +126,8 @@ class RunRecord:
 
     ``arguments`` are those that shape the result, ``parameters`` all of them, both as plain values
     with secrets masked. ``iteration`` and ``epoch`` are those of the last checkpoint or end.
-    ``elsewhere`` is :attr:`Paths.elsewhere`, ``datasets`` what the loaders load, by name.
+    ``kept`` are iterations whose checkpoints are kept for ever. ``elsewhere`` is
+    :attr:`Paths.elsewhere`, ``datasets`` what the loaders load, by name.
     """
 
     format_version: int = field(default=FORMAT_VERSION, kw_only=True)
@@ -141,6 +142,7 @@ class RunRecord:
     total_iterations: int | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     best: dict[str, Any] | None = None
+    kept: list[int] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
     tracking: dict[str, Any] | None = None
     mlflow_run_id: str | None = None
@@ -210,7 +212,7 @@ _TYPES: dict[type, tuple[str, ...]] = {
         *("arguments", "parameters", "metrics", "versions", "sources", "inputs"),
         *("elsewhere", "datasets"),
     ),
-    list: ("attempts", "command"),
+    list: ("attempts", "command", "kept"),
 }
 
 

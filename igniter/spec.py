@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from igniter.errors import UsageError
 from igniter.intervals import Interval, parse_interval
+from igniter.phases import Phases
+
+if TYPE_CHECKING:
+    from igniter.updates import Updates
 
 Step = Callable[..., Any]
 Callback = Callable[..., Any]
@@ -32,6 +36,12 @@ class RunSpec:
     interval is text such as ``"500 iterations"``. ``log``, ``print`` and ``show`` name the metrics
     that go to the journal and MLflow, to printed lines, and into the progress bar; all by default.
     What is not given here is what the command line says.
+
+    ``loader`` may also map epochs to loaders, ``{1: small, 5: large}``: each from its epoch on.
+    ``callback`` may also be an object with ``on_…`` methods, or several (:mod:`igniter.hooks`).
+    ``updates`` makes the step's updates as the flags say (:mod:`igniter.updates`). Of an
+    evaluation, ``weights.applied()`` is a context manager within which it runs, such as a moving
+    average's, and ``kind`` says which hooks it calls.
     """
 
     step: Step
@@ -39,7 +49,7 @@ class RunSpec:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     max_epochs: int | None = None
     epoch_length: int | None = None
-    callback: Callback | Sequence[Callback] = ()
+    callback: Any = ()
     batch_size: Callable[[Any], int] | None = None
     every: Interval | str | int | None = None
     log_every: Interval | str | int | None = None
@@ -47,6 +57,9 @@ class RunSpec:
     log: Sequence[str] | None = None
     print: Sequence[str] | None = None
     show: Sequence[str] | None = None
+    updates: Updates | None = None
+    weights: Any = None
+    kind: Literal["validation", "testing"] = "validation"
 
     def __post_init__(self) -> None:
         """Refuse what could only fail later.
@@ -56,6 +69,8 @@ class RunSpec:
         """
         if not callable(self.step):
             raise UsageError(f"RunSpec(step=…) needs a function, not {type(self.step).__name__}")
+        if isinstance(self.loader, Mapping):
+            object.__setattr__(self, "loader", Phases(self.loader))
         if not hasattr(self.loader, "__iter__"):
             raise UsageError(
                 f"RunSpec(loader=…) needs a DataLoader or another iterable, "
@@ -86,7 +101,8 @@ class RunSpec:
     @property
     def callbacks(self) -> tuple[Callback, ...]:
         """The callbacks, however many were given."""
-        return (self.callback,) if callable(self.callback) else tuple(self.callback)
+        several = isinstance(self.callback, Sequence)
+        return tuple(self.callback) if several else (self.callback,)
 
     @classmethod
     def train_spec(
@@ -100,16 +116,20 @@ class RunSpec:
         metrics: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> RunSpec:
-        """The ordinary supervised training step: one update for each (inputs, targets) batch.
+        """The ordinary supervised training step, on batches of (inputs, targets).
 
-        The step returns ``loss``, ``prediction`` and ``target``. ``scheduler`` is stepped after
-        every update. ``options`` are further fields of :class:`RunSpec`.
+        Its updates are made as the flags say: precision, accumulation, clipping. The step returns
+        ``loss``, ``prediction`` and ``target``. ``scheduler`` is stepped after every update.
+        ``options`` are further fields of :class:`RunSpec`.
         """
         from igniter.steps import supervised_training
+        from igniter.updates import Updates
 
+        updates = Updates(model)
         return cls(
-            step=supervised_training(model, criterion, optimizer, scheduler),
+            step=supervised_training(model, criterion, optimizer, updates, scheduler),
             loader=loader,
+            updates=updates,
             metrics={"loss": "loss"} if metrics is None else metrics,
             **options,
         )

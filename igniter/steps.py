@@ -7,26 +7,32 @@ from typing import Any
 
 import torch
 
+from igniter.average import samples_in
+from igniter.updates import Updates
+
 
 def supervised_training(
     model: torch.nn.Module,
     criterion: Callable[[Any, Any], torch.Tensor],
     optimizer: torch.optim.Optimizer,
+    updates: Updates,
     scheduler: Any = None,
 ) -> Callable[[Any, Any], dict[str, Any]]:
-    """One update for each batch of (inputs, targets), of whatever shapes the model takes."""
+    """Training on batches of (inputs, targets), of whatever shapes the model takes."""
 
     def step(engine: Any, batch: Any) -> dict[str, Any]:
         inputs, targets = batch
         model.train()
-        optimizer.zero_grad()
-        predictions = model(inputs)
-        loss = criterion(predictions, targets)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        if scheduler is not None:
-            scheduler.step()
-        return _output(loss, predictions, targets)
+        with updates.autocast():
+            predictions = model(inputs)
+            loss = criterion(predictions, targets)
+        updates.backward(loss, weight=samples_in(batch, None))
+        if updates.due:
+            updates.step(optimizer)
+            if scheduler is not None and updates.stepped:
+                scheduler.step()
+            optimizer.zero_grad()
+        return {**_output(loss, predictions, targets), **updates.measured()}
 
     return step
 

@@ -68,7 +68,9 @@ def test_best_over_attempts(tmp_path: Path) -> None:
         return {"loss": scores[trained[0]]}
 
     run = Small(tmp_path, step=step, eval_step=eval_step)
-    settings = {"best_metric": "eval/loss", "keep_last": 1, "max_epochs": 5}
+    settings = {
+        "best_metric": "eval/loss", "best_mode": "max", "keep_last": 1, "max_epochs": 5
+    }  # fmt: skip
     run.train(stop_at=10, **settings)
     run.train(stop_at=14, **settings)
     result = run.train(**settings)

@@ -6,7 +6,7 @@ import mmap
 import os
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
@@ -47,6 +47,27 @@ def load_at_position(checkpoint: Checkpoint) -> Loaded:
     manifest = manifests.read(checkpoint.path)
     manifests.check_position(checkpoint, manifest)
     return load(checkpoint, manifest)
+
+
+def newest_in(
+    directory: Path, damaged: Callable[[Checkpoint, CheckpointDamaged], None]
+) -> Loaded | None:
+    """The newest checkpoint in ``directory`` that verifies and loads, or None.
+
+    ``damaged`` is told of each that does not, before the one before it is tried.
+
+    Raises:
+        RunRefused: one cannot be read for a reason that may pass, or a newer igniter wrote it.
+    """
+    for checkpoint in reversed(manifests.scan(directory)):
+        for seen_before in (False, True):
+            try:
+                return load_at_position(checkpoint)
+            except CheckpointDamaged as error:
+                # Believed when seen twice: a server's hiccup is an input/output error, too.
+                if seen_before:
+                    damaged(checkpoint, error)
+    return None
 
 
 def load(checkpoint: Checkpoint, manifest: Mapping[str, Any]) -> Loaded:

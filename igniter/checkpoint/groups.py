@@ -50,14 +50,26 @@ def restore_groups(
                 f"it has {len(own)} parameter groups and had {len(saved)}, one of them with "
                 f"{_some(unknown)}, which no module of to_save has now"
             )
-        optimizer.add_param_group({"params": [named[name] for name in names if name is not None]})
+        add_group(optimizer, {name: named[name] for name in names if name is not None})
+
+
+def add_group(
+    optimizer: torch.optim.Optimizer, named: Mapping[str, torch.nn.Parameter], **options: Any
+) -> None:
+    """Give ``optimizer`` a group of parameters, which are called as :func:`group_names` does."""
+    group: dict[str, Any] = {"params": list(named.values())}
+    if "param_names" in optimizer.param_groups[0]:  # one that keeps names takes none without
+        group["params"] = [(name.partition(".")[2], value) for name, value in named.items()]
+    optimizer.add_param_group(group | options)
 
 
 def restore_entries(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     """Put back, of a loaded ``state``, what torch's ``load_state_dict`` does not leave as it was.
 
-    It casts tensors to their parameter's type, and has no way to copy a string.
+    It casts tensors to their parameter's type, and has no way to copy a string. That the optimizer
+    has made steps is told to schedulers, which would warn that they are first.
     """
+    optimizer._opt_called = True  # type: ignore[attr-defined]
     if type(optimizer).state_dict is not torch.optim.Optimizer.state_dict:
         return  # a format of its own, which it knows itself
     for index, parameter in enumerate(parameters(optimizer)):

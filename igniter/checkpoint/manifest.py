@@ -26,7 +26,9 @@ MANIFEST = "manifest.json"
 STATE = "state.pt"
 RANK_STATE = "rank-00000.pt"
 
-_NAME = re.compile(r"iteration-([0-9]{8,})(-final)?")
+_NAME = re.compile(r"iteration-([0-9]{8,})(-final)?(?:\+(.+))?")
+_NOT_IN_LABEL = re.compile(r"[^A-Za-z0-9._=,-]+")
+_LONGEST_LABEL = 80
 _FILE = re.compile(r"state\.pt|rank-[0-9]{5}\.pt")
 _CHUNK = 1 << 20
 _LONGEST = 1 << 26  # bytes of a manifest; a longer one is no manifest
@@ -48,14 +50,20 @@ class Checkpoint:
     path: Path
 
     @property
+    def position(self) -> tuple[int, bool]:
+        """Where in the run it is; what more there is in its name is for people."""
+        return self.iteration, self.final
+
+    @property
     def manifest(self) -> Path:
         """Its manifest's path."""
         return self.path / MANIFEST
 
 
-def name_of(iteration: int, final: bool) -> str:
-    """The name of a checkpoint's directory."""
-    return f"iteration-{iteration:08d}{'-final' if final else ''}"
+def name_of(iteration: int, final: bool, label: str = "") -> str:
+    """The name of a checkpoint's directory; what a name cannot hold of ``label`` becomes ``-``."""
+    name = f"iteration-{iteration:08d}{'-final' if final else ''}"
+    return f"{name}+{_NOT_IN_LABEL.sub('-', label)[:_LONGEST_LABEL]}" if label else name
 
 
 def scan(directory: Path) -> list[Checkpoint]:
@@ -80,7 +88,7 @@ def scan(directory: Path) -> list[Checkpoint]:
         if match is None or not _is_directory(path):
             continue
         checkpoint = Checkpoint(int(match[1]), match[2] is not None, path)
-        if path.name == name_of(checkpoint.iteration, checkpoint.final):
+        if path.name == name_of(checkpoint.iteration, checkpoint.final, match[3] or ""):
             found.append(checkpoint)
     return sorted(found)
 
@@ -173,7 +181,7 @@ def check_position(checkpoint: Checkpoint, manifest: Mapping[str, Any]) -> None:
     Raises:
         CheckpointDamaged: it is of another one.
     """
-    name = name_of(manifest["iteration"], manifest["final"])
+    name = name_of(manifest["iteration"], manifest["final"], manifest.get("label", ""))
     if name != checkpoint.path.name:
         raise CheckpointDamaged(f"{checkpoint.manifest} is that of {name}: the directory is not.")
 
@@ -188,6 +196,7 @@ def _check_form(file: Path, manifest: dict[str, Any]) -> None:
         and type(manifest.get("final")) is bool
         and type(manifest.get("journal_offset", 0)) is int
         and isinstance(manifest.get("arguments", {}), dict)
+        and isinstance(manifest.get("label", ""), str)
         and isinstance(files, dict)
         and {STATE, RANK_STATE} <= set(files)
         and all(

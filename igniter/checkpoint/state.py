@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,11 +25,15 @@ class SavedObjects:
     compiled or data-parallel module is saved as the module it wraps, and so are its compiled
     parts, so its files load without the wrappers.
 
+    ``may_lack(name)`` tells of which objects a checkpoint may have no state, or one too many.
+
     Raises:
         UsageError: nothing is to be saved, or an object cannot be.
     """
 
-    def __init__(self, to_save: Mapping[str, Any]) -> None:
+    def __init__(
+        self, to_save: Mapping[str, Any], may_lack: Callable[[str], bool] = lambda name: False
+    ) -> None:
         if not to_save:
             raise UsageError(
                 "to_save is empty, so nothing could be resumed; give what training changes, such "
@@ -44,6 +48,7 @@ class SavedObjects:
                     "load_state_dict; leave it out, or give it the two methods"
                 )
         self._objects = {name: unwrapped(value) for name, value in to_save.items()}
+        self._may_lack = may_lack
         self._steps = {name: StepWatch(found) for name, found in self.optimizers.items()}
 
     @contextmanager
@@ -96,8 +101,9 @@ class SavedObjects:
         Raises:
             CheckpointMismatch: a name is missing on either side, or a state does not fit.
         """
-        missing = sorted(set(self._objects) - set(state))
-        unknown = sorted(set(state) - set(self._objects))
+        missing, unknown = (
+            [name for name in names if not self._may_lack(name)] for names in self.unmatched(state)
+        )
         if missing or unknown:
             raise CheckpointMismatch(
                 f"{origin} does not fit to_save: it lacks {missing or 'nothing'} and holds "
@@ -106,7 +112,8 @@ class SavedObjects:
             )
         copies: dict[int, Any] = {}
         # Modules first: what changed in them is the cause of what no longer fits elsewhere.
-        for name in sorted(self._objects, key=lambda name: name not in self.modules):
+        found = [name for name in self._objects if name in state]
+        for name in sorted(found, key=lambda name: name not in self.modules):
             value = self._objects[name]
             try:
                 if groups is not None and name in self.optimizers:
@@ -117,6 +124,10 @@ class SavedObjects:
                 if isinstance(value, torch.nn.Module):
                     differing = keys.how_it_differs(value, state[name])
                 raise self._mismatch(origin, name, differing or [str(error)]) from error
+
+    def unmatched(self, state: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+        """The names of objects that ``state`` lacks, and of what it holds besides."""
+        return sorted(set(self._objects) - set(state)), sorted(set(state) - set(self._objects))
 
     def groups(self) -> dict[str, Groups]:
         """The names of the parameters in each group of each optimizer."""
@@ -135,9 +146,10 @@ class SavedObjects:
     def first_altered(self, state: Mapping[str, Any]) -> str | None:
         """What an object did not take back as it was in ``state``; None where all is equal."""
         for name, again in self.capture().items():
-            difference = first_difference(state[name], again, f"to_save[{name!r}]")
-            if difference is not None:
-                return difference
+            if name in state:
+                difference = first_difference(state[name], again, f"to_save[{name!r}]")
+                if difference is not None:
+                    return difference
         return None
 
     def gradients(self) -> dict[str, Any]:

@@ -72,11 +72,8 @@ class CheckpointStore:
 
     def find(self, iteration: int) -> Checkpoint | None:
         """The complete checkpoint of ``iteration``, the final one if there are two, or None."""
-        for final in (True, False):
-            found = Checkpoint(iteration, final, self.directory / name_of(iteration, final))
-            if found.manifest.is_file():
-                return found
-        return None
+        # The final one comes after the other.
+        return next((c for c in reversed(self.list()) if c.iteration == iteration), None)
 
     def commit(
         self,
@@ -98,12 +95,13 @@ class CheckpointStore:
             final: the run is complete and ``state`` follows all that its end brings.
             state: what ``to_save`` holds, as :func:`igniter.checkpoint.portable.encode` gives it.
             rank_state: what belongs to this process alone, likewise.
-            extra: more entries for the manifest, of JSON's types.
+            extra: more entries for the manifest, of JSON's types; ``label`` is put in the name.
 
         Raises:
             OSError: it did not reach the disk; earlier checkpoints stand, nothing is left over.
         """
-        checkpoint = Checkpoint(iteration, final, self.directory / name_of(iteration, final))
+        name = name_of(iteration, final, extra.get("label", ""))
+        checkpoint = Checkpoint(iteration, final, self.directory / name)
         part = atomic.part_name(checkpoint.path)
         atomic.make_directory(self.directory)
         atomic.remove_quietly(part)  # what a failed commit of this position could not take away
@@ -128,37 +126,33 @@ class CheckpointStore:
             atomic.remove_quietly(part)
             raise
         self._link("latest", checkpoint)
-        self.prune()
+        self.prune(instead=checkpoint)
         return checkpoint
 
     def newest(self) -> Loaded | None:
-        """The newest checkpoint that verifies and loads, or None.
-
-        A damaged one is renamed ``damaged-…`` with a warning, and the one before is tried.
+        """As :func:`newest_in`; a damaged one is renamed ``damaged-…``, with a warning.
 
         Raises:
-            RunRefused: one cannot be read for a reason that may pass, a newer igniter wrote it, or
-                a damaged one cannot be renamed.
+            RunRefused: as that, or a damaged one cannot be renamed.
         """
-        for checkpoint in reversed(manifests.scan(self.directory)):
-            try:
-                return files.load_at_position(checkpoint)
-            except CheckpointDamaged:
-                pass  # believed when seen twice: a server's hiccup is an input/output error, too
-            try:
-                return files.load_at_position(checkpoint)
-            except CheckpointDamaged as error:
-                self._set_aside(checkpoint, error)
-        return None
+        return files.newest_in(self.directory, self._set_aside)
 
-    def prune(self) -> None:
-        """Remove the checkpoints that nothing asks to keep; what cannot be removed is told of."""
+    def prune(self, instead: Checkpoint | None = None) -> None:
+        """Remove the checkpoints that nothing asks to keep; what cannot be removed is told of.
+
+        ``instead`` takes the place of those at its position that have another label.
+        """
         every = self.keep_every
         try:
-            for checkpoint in self.list()[: -self.keep_last]:
+            found = self.list()
+            place = None if instead is None else instead.position
+            removed = [c for c in found if c.position == place and c != instead]
+            for checkpoint in [c for c in found if c not in removed][: -self.keep_last]:
                 iteration = checkpoint.iteration
                 if iteration not in self.protected and not (every and iteration % every == 0):
-                    atomic.hide(checkpoint.path)
+                    removed.append(checkpoint)
+            for checkpoint in removed:
+                atomic.hide(checkpoint.path)
             atomic.empty(self.directory)
         except (OSError, RunRefused) as error:
             self._warn(
@@ -178,9 +172,8 @@ class CheckpointStore:
         Raises:
             RunRefused: one cannot be renamed; ``checkpoint`` is not the newest.
         """
-        position = (checkpoint.iteration, checkpoint.final)
         for later in reversed(manifests.scan(self.directory)):  # a death leaves no gap
-            if (later.iteration, later.final) > position:
+            if later.position > checkpoint.position:
                 _rename(later.path, "later-", f"{later.path} is later than where the run goes on.")
 
     def _link(self, name: str, checkpoint: Checkpoint) -> None:

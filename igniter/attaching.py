@@ -1,0 +1,148 @@
+"""The user's callbacks joined to a run, and what of the specs is saved by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from igniter import hooks
+from igniter.cadence import Length
+from igniter.engine import StepEngine
+from igniter.errors import UsageError
+from igniter.protocols import has_state
+from igniter.run_engine import RunEngine
+from igniter.settings import Settings
+from igniter.spec import RunSpec
+from igniter.updates import UpdateOptions
+
+_CALLBACKS = "callbacks/"
+_UPDATES = "updates"
+
+
+def callback_objects(specs: Iterable[RunSpec]) -> dict[str, Any]:
+    """The callback objects of all ``specs``, each once, under names of their own.
+
+    What gives an evaluation its weights is one of them.
+
+    Raises:
+        UsageError: one is neither an object with a hook nor a function.
+    """
+    found: list[Any] = []
+    for spec in specs:
+        found += [callback for callback in spec.callbacks if _is_object(callback)]
+        if hooks.is_callback_object(spec.weights):
+            found.append(spec.weights)
+    return hooks.labels({id(callback): callback for callback in found}.values())
+
+
+def _is_object(callback: Any) -> bool:
+    """Whether it is a callback object, not a function."""
+    if isinstance(callback, type):
+        raise UsageError(f"the callback {callback.__name__} is a class; give an object of it")
+    if not hooks.is_callback_object(callback) and not callable(callback):
+        raise UsageError(
+            f"the callback {type(callback).__name__} has none of the hooks (igniter/hooks.py lists "
+            "them) and is no function"
+        )
+    return hooks.is_callback_object(callback)
+
+
+def is_own_name(name: str) -> bool:
+    """Whether ``name`` in a checkpoint is of what igniter saves by itself.
+
+    A callback may be added to a run, or taken away, while it is stopped.
+    """
+    return name == _UPDATES or name.startswith(_CALLBACKS)
+
+
+def saved_by_itself(specs: Iterable[RunSpec], to_save: Mapping[str, Any]) -> dict[str, Any]:
+    """What of ``specs`` has a state and is not in ``to_save``, by the name it is saved under.
+
+    Raises:
+        UsageError: ``to_save`` has such a name for something else.
+    """
+    specs = list(specs)
+    found = {f"{_CALLBACKS}{name}": value for name, value in callback_objects(specs).items()}
+    for spec in specs:
+        if spec.updates is not None:
+            found[_UPDATES] = spec.updates
+    held = {id(value) for value in to_save.values()}
+    own = {n: value for n, value in found.items() if has_state(value) and id(value) not in held}
+    for name in own:
+        if name in to_save:
+            raise UsageError(f"to_save has {name!r}, a name of igniter's own; choose another")
+    return own
+
+
+def update_options(settings: Settings) -> UpdateOptions:
+    """What the settings say of updates."""
+    return UpdateOptions(
+        settings.precision,
+        settings.accumulate,
+        settings.clip_norm,
+        settings.clip_value,
+        settings.compile,
+    )
+
+
+def configure(spec: RunSpec, settings: Settings, engine: StepEngine, length: Length) -> None:
+    """Have the step make its updates as the flags say.
+
+    Raises:
+        UsageError: they say something that the step does not do.
+    """
+    options = update_options(settings)
+    updates = spec.updates
+    if updates is None:
+        if options != UpdateOptions():
+            raise UsageError(
+                f"{options.flags()}: the training step does not do this by itself. Make its "
+                "updates with igniter.updates.Updates, give it in RunSpec(updates=…), or train an "
+                "igniter.Model"
+            )
+        return
+    if options.precision == "fp16" and engine.device.type == "mps":
+        raise UsageError("--precision fp16 cannot scale its loss on mps; give bf16 or fp32")
+    updates.configure(options, engine.device, length.epoch)
+    forget, state = engine.before_step, engine.state
+
+    def before_step() -> None:
+        forget()
+        updates.begin(state.iteration)
+
+    engine.before_step = before_step
+
+
+def attach(engine: StepEngine, spec: RunSpec, evaluations: Mapping[str, RunSpec]) -> None:
+    """Attach the callbacks of all specs in their order: functions are called, objects join once."""
+    names = {id(c): name for name, c in callback_objects([spec, *evaluations.values()]).items()}
+    engines = {"train": engine, **engine.evaluators}
+    for part, each in {"train": spec, **evaluations}.items():
+        for callback in each.callbacks:
+            if not hooks.is_callback_object(callback):
+                callback(engines[part], engine)
+            elif id(callback) in names:
+                hooks.attach(names.pop(id(callback)), callback, engine)
+        if id(each.weights) in names:
+            hooks.attach(names.pop(id(each.weights)), each.weights, engine)
+
+
+def attach_to_evaluations(
+    engine: RunEngine, specs: Iterable[RunSpec], evaluations: Mapping[str, RunSpec]
+) -> None:
+    """Attach the callbacks of ``evaluations`` and what gives them their weights.
+
+    ``specs`` are all of the run: what an object is called depends on the others.
+    """
+    own = {id(c) for spec in evaluations.values() for c in (*spec.callbacks, spec.weights)}
+    _call_functions(engine, evaluations)
+    for name, callback in callback_objects(specs).items():
+        if id(callback) in own:
+            hooks.attach(name, callback, engine)
+
+
+def _call_functions(engine: RunEngine, evaluations: Mapping[str, RunSpec]) -> None:
+    for name, evaluation in evaluations.items():
+        for callback in evaluation.callbacks:
+            if not hooks.is_callback_object(callback):
+                callback(engine.evaluators[name], engine)
