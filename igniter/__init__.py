@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from igniter._version import __version__
     from igniter.errors import IgniterError, Interrupted
     from igniter.main import igniter_main
+    from igniter.models.loading import load_model
+    from igniter.models.model import Model
     from igniter.result import Result
     from igniter.spec import RunSpec
     from igniter.training import evaluate, train
@@ -26,23 +28,27 @@ if TYPE_CHECKING:
 __all__ = [
     "IgniterError",
     "Interrupted",
+    "Model",
     "Result",
     "RunSpec",
     "__version__",
     "evaluate",
     "igniter_main",
     "journal",
+    "load_model",
     "train",
 ]
 
 _HOMES = {
     "IgniterError": "igniter.errors",
     "Interrupted": "igniter.errors",
+    "Model": "igniter.models.model",
     "Result": "igniter.result",
     "RunSpec": "igniter.spec",
     "__version__": "igniter._version",
     "evaluate": "igniter.training",
     "igniter_main": "igniter.main",
+    "load_model": "igniter.models.loading",
     "train": "igniter.training",
 }
 

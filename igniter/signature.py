@@ -10,6 +10,10 @@ from typing import Any
 from igniter import atomic
 
 PROGRAM = ".pt2"
+MODEL = "model.yaml"
+"""What the weights beside it are of."""
+WEIGHTS = "igniter"
+"""The folder in a logged model of MLflow's that holds these, for ``load_model``."""
 _LONGEST = 1 << 28  # bytes; a longer one was not written by igniter
 
 

@@ -20,7 +20,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from igniter.signature import Program
+from igniter.signature import MODEL, WEIGHTS, Program
 
 # What tells a model that was logged before, by its content.
 _CONTENT = "igniter.content"
@@ -68,6 +68,7 @@ def log_model(client: MlflowClient, run_id: str, program: Program) -> str:
             model_id=model.model_id,
         )
         _save(Path(scratch, "program"), Path(scratch, "model"), described, program)
+        _add_weights(Path(scratch, "model", WEIGHTS), program.path.parent)
         client.log_model_artifacts(model.model_id, str(Path(scratch, "model")))
     client.finalize_logged_model(model.model_id, "READY")
     return str(model.model_id)
@@ -117,6 +118,14 @@ def _save(data: Path, path: Path, described: Model, program: Program) -> None:
         input_example=example,
         pip_requirements=[f"mlflow=={version('mlflow')}", f"torch=={release}"],
     )
+
+
+def _add_weights(folder: Path, exported: Path) -> None:
+    """What ``load_model`` reads, where an igniter.Model was exported: it loads no program."""
+    if (exported / MODEL).exists():
+        folder.mkdir()
+        for file in (exported / MODEL, *exported.glob("*.safetensors")):
+            (folder / file.name).symlink_to(file.absolute())
 
 
 def _spec(dtype: str, shape: list[int]) -> TensorSpec:

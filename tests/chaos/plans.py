@@ -31,6 +31,7 @@ _CATCHABLE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Shape:
     """What shapes the result of a run: two rounds with the same one end alike."""
 
+    form: str
     sampler: str
     accumulate: int
     evaluations: int
@@ -40,7 +41,7 @@ class Shape:
         """As flags of the script."""
         length = [] if self.epoch_length is None else ["--epoch-length", str(self.epoch_length)]
         return [
-            "--sampler", self.sampler, "--accumulate", str(self.accumulate),
+            "--form", self.form, "--sampler", self.sampler, "--accumulate", str(self.accumulate),
             "--evaluations", str(self.evaluations), *length,
             "--max-iterations", "30", "--max-epochs", "100", "--batch-size", "8",
             "--learning-rate", "0.01", "--log-every", "3", "--output-dir", "run",
@@ -96,6 +97,7 @@ def draw(
     """Draw round ``number``; the same for the same arguments."""
     draw = random.Random(f"{seed}/{number}")
     shape = Shape(
+        form=random.Random(f"{seed}/{number}/form").choice(["function", "class"]),
         sampler=draw.choice(["shuffled", "sequential", "weighted", "custom", "stateful"]),
         accumulate=draw.choice([1, 3]),
         evaluations=draw.choice([1, 2]),

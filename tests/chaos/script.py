@@ -16,14 +16,18 @@ from unittest import mock
 
 import numpy as np
 import torch
+from ignite.metrics import Accuracy
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler, WeightedRandomSampler
 from watch import COMPLETED, EVALUATING, LOADING, STARTING, TRAINING, Watch
 
-from igniter import RunSpec, train
+from igniter import Model, Result, RunSpec, train
 from igniter.args import train_kwargs
 from igniter.engine import Events
+from igniter.handlers import EMA, Freezer, Mixup
 from igniter.main import igniter_main
+from igniter.schedulers import warmup_cosine
+from igniter.updates import Updates
 
 torch.set_num_threads(1)
 SAMPLES = 45
@@ -113,14 +117,34 @@ def ordered(sampler: str) -> dict[str, object]:
 def arguments(parser) -> None:
     """What shapes the run besides igniter's own flags."""
     parser.add_argument("--sampler", default="shuffled")
-    parser.add_argument("--accumulate", type=int, default=1)
+    parser.add_argument("--form", default="function")
     parser.add_argument("--evaluations", type=int, default=1)
 
 
 def main(args) -> None:
     """Train a small network with batch norm, dropout and two schedulers."""
     watch.say(STARTING)
-    data = Noisy()
+    by_class = args.form == "class" and BROKEN != "scheduler"
+    result = (train_class if by_class else train_function)(args, Noisy())
+    returned = {
+        "status": result.status,
+        "iteration": result.iteration,
+        "epoch": result.epoch,
+        "metrics": {name: repr(value) for name, value in sorted(result.metrics.items())},
+        "best": result.best_checkpoint and result.best_checkpoint.name,
+    }
+    Path(os.environ["CHAOS_RESULT"]).write_text(json.dumps(returned), encoding="utf-8")
+
+
+def network() -> nn.Module:
+    """With batch norm and dropout."""
+    return nn.Sequential(
+        nn.Linear(6, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, 2)
+    )
+
+
+def train_function(args, data: Dataset) -> Result:
+    """Train by a step function."""
     loader = DataLoader(
         data,
         batch_size=args.batch_size,
@@ -128,14 +152,13 @@ def main(args) -> None:
         persistent_workers=args.workers == 2,
         **ordered(args.sampler),
     )
-    model = nn.Sequential(
-        nn.Linear(6, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, 2)
-    )
+    model = network()
     optimizer = torch.optim.Adam(model.parameters(), lr=args.learning_rate)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 40)
     by_epoch = torch.optim.lr_scheduler.StepLR(optimizer, 2)
     criterion = nn.CrossEntropyLoss()
     counter = Counter()
+    updates = Updates(model)
 
     def train_step(engine, batch):
         iteration = engine.state.iteration
@@ -144,9 +167,9 @@ def main(args) -> None:
         model.train()
         inputs, targets = batch
         loss = criterion(model(inputs), targets)
-        (loss / args.accumulate).backward()
-        if iteration % args.accumulate == 0:
-            optimizer.step()
+        updates.backward(loss, len(targets))
+        if updates.due:
+            updates.step(optimizer)
             optimizer.zero_grad()
             scheduler.step()
         time.sleep(STEP_SECONDS)
@@ -186,26 +209,87 @@ def main(args) -> None:
     }
     if BROKEN == "scheduler":
         del to_save["scheduler"]
-    result = train(
+    return train(
         to_save=to_save,
         train_spec=RunSpec(
             step=train_step,
             loader=loader,
             metrics={"loss": "loss", "rate": "rate"},
             callback=handlers,
+            updates=updates,
         ),
         eval_spec=evaluations,
         **train_kwargs(args),
         parameters=vars(args),
     )
-    returned = {
-        "status": result.status,
-        "iteration": result.iteration,
-        "epoch": result.epoch,
-        "metrics": {name: repr(value) for name, value in sorted(result.metrics.items())},
-        "best": result.best_checkpoint and result.best_checkpoint.name,
-    }
-    Path(os.environ["CHAOS_RESULT"]).write_text(json.dumps(returned), encoding="utf-8")
+
+
+class Classifier(Model):
+    """The same by the class form, with hooks that count, a moving average and frozen layers."""
+
+    module = staticmethod(network)
+    loss = nn.CrossEntropyLoss
+    optimizer = torch.optim.Adam
+    scheduler = warmup_cosine
+
+    def setup(self) -> None:
+        super().setup()
+        self.counter, self.seen = Counter(), [0, 0, 0]
+
+    def metrics(self, name: str):
+        return {"loss": "loss"} if name == "train" else {"loss": "loss", "accuracy": Accuracy()}
+
+    def train_step(self, batch):
+        watch.say(TRAINING, self.iteration)
+        self.counter.steps += 1
+        time.sleep(STEP_SECONDS)
+        return super().train_step(batch)
+
+    def eval_step(self, batch):
+        watch.say(EVALUATING, self.counter.steps)
+        time.sleep(EVAL_SECONDS)
+        return super().eval_step(batch)
+
+    def on_batch_start(self, batch) -> None:
+        self.seen[0] += 1
+
+    def on_epoch_start(self, epoch: int) -> None:
+        self.seen[1] += epoch
+
+    def on_validation_end(self, cycle: int, name: str, metrics) -> None:
+        self.seen[2] += cycle
+
+    def on_training_end(self) -> None:
+        self.seen.append(self.iteration)
+
+    def on_attempt_start(self) -> None:
+        self.trainer.add_event_handler(Events.COMPLETED, lambda: watch.say(COMPLETED))
+
+
+def train_class(args, data: Dataset) -> Result:
+    """Train by the class form."""
+    schedule = {"total_updates": "total_updates", "warmup": 0.2}
+    model = Classifier({"optimizer": {"lr": args.learning_rate}, "scheduler": schedule})
+    average = EMA(of="module", decay=0.9)
+
+    def loader(**how) -> DataLoader:
+        return DataLoader(data, batch_size=args.batch_size, **how)
+
+    evaluations = {"eval": loader(num_workers=min(args.workers, 1))}
+    if args.evaluations == 2:
+        evaluations["probe"] = model.evaluation(
+            loader(shuffle=True), "probe", weights=average, every="5 iterations"
+        )
+    persistent = args.workers == 2
+    order = ordered(args.sampler)
+    training = loader(num_workers=args.workers, persistent_workers=persistent, **order)
+    return model.fit(
+        training,
+        evaluations,
+        callbacks=[average, Mixup(0.4, num_classes=2), Freezer("module.0", until="9 iterations")],
+        **train_kwargs(args),
+        parameters=vars(args),
+    )
 
 
 def save_in_place() -> None:

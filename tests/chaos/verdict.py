@@ -77,8 +77,8 @@ def differences(straight: Path, stopped: Path) -> list[str]:
             f"the journal has {len(logged)} points for {len(expected)}; not to be there: "
             f"{only[:_SHOWN]}, lacking: {lacking[:_SHOWN]}"
         )
-    model = "model/model.safetensors"
-    if (ours / model).read_bytes() != (theirs / model).read_bytes():
+    exported = [_exported(ours), _exported(theirs)]
+    if exported[0] != exported[1] or not exported[1]:
         wrong.append("the exported model differs")
     returned, straightly = (_json(folder / "result.json") for folder in (stopped, straight))
     if returned["best"] is None:  # not followed in this round
@@ -86,6 +86,10 @@ def differences(straight: Path, stopped: Path) -> list[str]:
     if returned != straightly:
         wrong.append(f"train returned {returned}, not {straightly}")
     return wrong + left_over(ours) + _of_the_record(ours)
+
+
+def _exported(run_dir: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in run_dir.glob("model/*.safetensors")}
 
 
 def left_over(run_dir: Path) -> list[str]:

@@ -1,0 +1,1 @@
+"""The class form: a model with its parts, its steps and its hooks, as run specs."""

@@ -1,0 +1,136 @@
+"""A model as run specs: its steps with its loaders, its hooks, and how its run is described."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from igniter import hooks
+from igniter.about import About
+from igniter.errors import UsageError
+from igniter.ignite_import import Events
+from igniter.models.base import NO_PARTS, ModelBase
+from igniter.models.description import Description
+from igniter.models.hooks import is_overridden, own_hooks
+from igniter.models.stepping import Stepping
+from igniter.models.unsaved import Unsaved
+from igniter.run_engine import RunEngine, RunEvents
+from igniter.spec import RunSpec
+
+
+def training(model: ModelBase, loader: Any, callbacks: Sequence[Any]) -> RunSpec:
+    """The training of ``model`` on ``loader``."""
+
+    def train_step(engine: Any, batch: Any) -> Any:
+        return model.train_step(batch)
+
+    return RunSpec(
+        step=train_step,
+        loader=loader,
+        metrics=model.metrics("train"),
+        callback=[Training(model), *_patience(model), *callbacks],
+        updates=model.updates,
+    )
+
+
+def _patience(model: ModelBase) -> list[Any]:
+    """What ends training when validations are no better, where the model has a patience."""
+    if model.patience is None:
+        return []
+    if not is_overridden(model, "have_metrics_improved"):
+        raise UsageError(
+            f"patience is {model.patience}, and {_label(model)} does not say what is better: "
+            "override have_metrics_improved, or use igniter.handlers.EarlyStopping('eval/loss')"
+        )
+    from igniter.handlers.early_stopping import EarlyStopping
+
+    return [EarlyStopping(patience=model.patience, improved=model.have_metrics_improved)]
+
+
+def evaluation(model: ModelBase, loader: Any, name: str, options: Mapping[str, Any]) -> RunSpec:
+    """The evaluation or, where ``options`` have the kind ``testing``, the test of ``model``."""
+    tests = options.get("kind") == "testing"
+
+    def step(engine: Any, batch: Any) -> Any:
+        return model.test_step(batch) if tests else model.eval_step(batch)
+
+    def attach(engine: RunEngine, trainer: RunEngine) -> None:
+        hooks.attach_evaluation(_label(model), own_hooks(model), engine)
+
+    given = {"metrics": model.metrics(name), "callback": (), **options}
+    spec = RunSpec(step=step, loader=loader, **given)
+    object.__setattr__(spec, "callback", (attach, *spec.callbacks))
+    return spec
+
+
+def evaluations(model: ModelBase, given: Any) -> dict[str, RunSpec]:
+    """By name: of a loader, or of several by name, or of specs."""
+    if given is None:
+        return {}
+    named = given if isinstance(given, Mapping) else {"eval": given}
+    return {
+        name: each if isinstance(each, RunSpec) else evaluation(model, each, name, {})
+        for name, each in named.items()
+    }
+
+
+def about(model: ModelBase) -> About:
+    """What its run may ask the model for."""
+    exports = is_overridden(model, "trained_state_dict")
+    return About(
+        banner=model.banner,
+        metadata=model.checkpoint_metadata,
+        exported=model.trained_state_dict if exports else None,
+        model=Description.of(type(model), model.parameters).as_data(),
+    )
+
+
+class Training:
+    """The model's part in its training, as a callback object."""
+
+    def __init__(self, model: ModelBase) -> None:
+        self._model = model
+
+    def attach(self, trainer: RunEngine) -> None:
+        """Let the model know of the run, and have its hooks called."""
+        model = self._model
+        model.trainer = trainer
+        hooks.warn_of_others(_label(model), model, trainer.warn)
+        trainer.add_event_handler(RunEvents.TRAINING_STARTED, model.train)
+        if model.stepping is not None:
+            self._step_after(model.stepping, trainer)
+        hooks.attach_training(_label(model), own_hooks(model), trainer)
+        if is_overridden(model, "should_training_stop"):
+            self._watch_for_the_end(trainer)
+        unsaved = Unsaved(model, model.to_save().values(), NO_PARTS)
+        trainer.add_event_handler(Events.STARTED, unsaved.watch, trainer)
+
+    def _step_after(self, stepping: Stepping, trainer: RunEngine) -> None:
+        evaluators = trainer.evaluators
+        stepping.check(
+            {f"{n}/{m}": of for n, e in evaluators.items() for m, of in e.spec.metrics.items()}
+        )
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, stepping.after_epoch)
+        for evaluator in evaluators.values():
+            evaluator.add_event_handler(
+                Events.COMPLETED,
+                lambda engine: stepping.after_evaluation(engine.metrics_by_full_name()),
+            )
+
+    def _watch_for_the_end(self, trainer: RunEngine) -> None:
+        asked = hooks.named(
+            f"{_label(self._model)}.should_training_stop", self._model.should_training_stop
+        )
+
+        def look() -> None:
+            if asked():
+                trainer.terminate()
+
+        for event in (Events.ITERATION_COMPLETED, Events.EPOCH_COMPLETED):
+            trainer.add_event_handler(event, look)
+        for evaluator in trainer.evaluators.values():
+            evaluator.add_event_handler(Events.COMPLETED, look)
+
+
+def _label(model: ModelBase) -> str:
+    return type(model).__name__
