@@ -12,13 +12,13 @@ import argparse
 import os
 import re
 import sys
-import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NoReturn
 
-from igniter import config, flags
+from igniter import config, flags, subcommands
 from igniter.errors import UsageError
+from igniter.help_text import EPILOG, HelpFormatter
 from igniter.identity import shaping
 from igniter.options import Option, end_of_options, key, options, write_out_switches
 from igniter.secrets import MASK, is_secret
@@ -97,39 +97,13 @@ class _Given(argparse.Namespace):
             raise AttributeError(name)
 
 
-class HelpFormatter(argparse.HelpFormatter):
-    """Shows defaults in words, keeps paragraphs, and breaks no line inside a flag's name."""
-
-    # argparse has no public way to change these; its own formatters do it like this.
-    def _get_help_string(self, action: argparse.Action) -> str:
-        default = flags.default_in_words(action).replace("%", "%%")
-        return (action.help or "").replace("%(default)s", default)
-
-    def _split_lines(self, text: str, width: int) -> list[str]:
-        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        filled = [self._split_lines(part, width - len(indent)) for part in text.split("\n\n")]
-        return textwrap.indent("\n\n".join(map("\n".join, filled)), indent)
-
-
-_EPILOG = """\
-INTERVAL is "500 iterations", "1 epoch" or "10 minutes", several of them with commas between,
-"never", or an ignite event such as "EPOCH_COMPLETED(every=2)". Minutes are for --save-every and
---print-every alone.
-
-Every flag can also be set in a YAML file (--config), or by a variable such as IGNITER_BATCH_SIZE.
-
-pytorch-igniter's names (--save-event, --eval-event, --train-log-event, --train-print-event,
---train-pbar) work too."""
-
-
 def build_parser(
     *,
     description: str | None = None,
     inputs: Mapping[str, Any] | None = None,
     dependencies: Mapping[str, Any] | None = None,
     arguments: Callable[[Parser], object] | None = None,
+    with_subcommands: bool = False,
 ) -> Parser:
     """The parser of a training script.
 
@@ -138,17 +112,20 @@ def build_parser(
         inputs: Name → default path; each becomes a flag in the group "Inputs".
         dependencies: The same, in the group "Dependencies".
         arguments: Called with the parser, to add the script's own arguments.
+        with_subcommands: Whether ``train``, ``eval`` or ``train-and-eval`` must be given.
 
     Raises:
         UsageError: Two arguments have one name.
     """
     parser = Parser(
         description=description,
-        usage="%(prog)s [options]",
-        epilog=_EPILOG,
+        usage=f"%(prog)s {'SUBCOMMAND ' if with_subcommands else ''}[options]",
+        epilog=EPILOG,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
+    if with_subcommands:
+        subcommands.add_to(parser)
     try:
         for title, paths in (("Inputs", inputs), ("Dependencies", dependencies)):
             if paths:
@@ -200,6 +177,7 @@ def parse(
         origins |= dict.fromkeys([*given, *switched_off], "flag")
         print(config.as_yaml(known, vars(namespace), origins), end="")
         parser.exit()
+    subcommands.settle(parser, namespace)
     if namespace.eval_batch_size is None:
         namespace.eval_batch_size = namespace.batch_size
     return namespace
@@ -234,15 +212,17 @@ def train_kwargs(args: argparse.Namespace) -> dict[str, Any]:
     given = {
         field.name: getattr(args, field.name)
         for field in fields(Settings)
-        if field.name != "inputs"
+        if field.name not in ("inputs", "evaluate")
     }
     inputs = {name: getattr(args, name) for name in getattr(args, "_inputs", ())}
     stop_signals = () if args.stop_signals == "none" else tuple(args.stop_signals.split(","))
     return {
         **given,
+        "evaluate": subcommands.evaluates(args),
         "inputs": {name: path for name, path in inputs.items() if path is not None},
         "override": tuple(args.override),
         "stop_signals": stop_signals,
+        "export": () if args.export == "none" else tuple(args.export.split(",")),
         "identity": shaping(vars(args)),
         "on_interrupt": "raise",
     }

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from igniter.errors import UsageError
-from igniter.intervals import Interval, parse_interval
-from igniter.settings import RESUME_MODES
+from igniter.intervals import Interval, parse_duration, parse_interval
+from igniter.settings import EXPORTS
 
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 
@@ -24,6 +24,14 @@ def interval_type(*, allow_time: bool, allow_auto: bool = False) -> Callable[[st
             raise argparse.ArgumentTypeError(str(error)) from error
 
     return interval
+
+
+def duration(text: str) -> Interval:
+    """An argparse type that reads a time, as :func:`~igniter.intervals.parse_duration`."""
+    try:
+        return parse_duration(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def whole_number(minimum: int) -> Callable[[str], int]:
@@ -54,12 +62,37 @@ def learning_rate(text: str) -> float:
     return value
 
 
+def positive_number(text: str) -> float:
+    """An argparse type that reads a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0, such as 1.0")
+    return value
+
+
 def name_and_value(text: str) -> str:
     """An argparse type that checks that a text is ``name=value``."""
     name, equals, _ = text.partition("=")
     if not (name and equals):
         raise argparse.ArgumentTypeError(f"'{text}' is not NAME=VALUE")
     return text
+
+
+def export_names(text: str) -> str:
+    """An argparse type that reads names of ``EXPORTS`` with commas between them, or ``none``."""
+    names = [part.strip().lower() for part in text.split(",")]
+    if names == ["none"]:
+        return "none"
+    for name in names:
+        if name not in EXPORTS:
+            raise argparse.ArgumentTypeError(
+                f"'{name}' is not one of {', '.join(EXPORTS)}; give some with commas between "
+                "them, or none"
+            )
+    return ",".join(dict.fromkeys(names))
 
 
 def signal_names(text: str) -> str:
@@ -81,15 +114,19 @@ def signal_names(text: str) -> str:
     return ",".join(dict.fromkeys(names))
 
 
-def resume_from(text: str) -> str:
-    """An argparse type that reads one of ``RESUME_MODES``, or the path of a checkpoint.
+def word_or_path(words: Sequence[str]) -> Callable[[str], str]:
+    """An argparse type that reads one of ``words``, or the path of a checkpoint.
 
     A path with a directory in it need not exist: a run begun from a checkpoint goes on by the
     same command after that checkpoint is gone.
     """
-    if text not in RESUME_MODES and Path(text).name == text and not Path(text).exists():
-        raise argparse.ArgumentTypeError(
-            f"'{text}' is neither {', '.join(RESUME_MODES[:-1])} or {RESUME_MODES[-1]}, "
-            "nor a checkpoint's directory"
-        )
-    return text
+
+    def read(text: str) -> str:
+        if text not in words and Path(text).name == text and not Path(text).exists():
+            raise argparse.ArgumentTypeError(
+                f"'{text}' is neither {', '.join(words[:-1])} or {words[-1]}, "
+                "nor a checkpoint's directory"
+            )
+        return text
+
+    return read

@@ -14,7 +14,8 @@ def extent(settings: Settings, spec: RunSpec, batches: int | None) -> Length:
     Raises:
         UsageError: the loader is empty, or cannot tell its length and nobody else does.
     """
-    epoch = spec.epoch_length or settings.epoch_length or batches
+    limits = (spec.epoch_length or settings.epoch_length or batches, settings.limit_batches)
+    epoch = min((limit for limit in limits if limit is not None), default=None)
     if batches == 0:
         raise UsageError("the training loader is empty: it has no batches (look at drop_last too)")
     if epoch is None:

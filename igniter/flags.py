@@ -8,40 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from igniter.argument_types import (
+    duration,
+    export_names,
     interval_type,
     learning_rate,
     name_and_value,
-    resume_from,
+    positive_number,
     signal_names,
     whole_number,
+    word_or_path,
 )
 from igniter.options import COMMAND_LINE_ONLY
+from igniter.settings import CHECKPOINTS, RESUME_MODES
 
 _SWITCH: dict[str, Any] = {"action": argparse.BooleanOptionalAction, "default": False}
 VERIFY_RESUME = "--verify-resume"
-
-_UNSET = {
-    "max_iterations": "no limit",
-    "epoch_length": "the length of the loader",
-    "eval_batch_size": "--batch-size",
-    "output_dir": "output/SCRIPT-IDENTITY",
-    "checkpoint_dir": "OUTPUT_DIR/checkpoints",
-    "model_dir": "OUTPUT_DIR/model",
-    "mlflow_tracking_uri": "MLFLOW_TRACKING_URI, or sqlite:///mlflow.db in the working directory",
-    "mlflow_experiment_name": "MLFLOW_EXPERIMENT_NAME, or the script's name",
-    "mlflow_run_name": "the name of the run's directory",
-}
-"""What happens where the default is None, by dest; nothing, where there is no entry."""
-
-
-def default_in_words(action: argparse.Action) -> str:
-    """A default as the help shows it; worked out late, since a script can change defaults."""
-    default = action.default
-    if default is None or (isinstance(default, list) and not default):
-        return _UNSET.get(action.dest, "none")
-    if isinstance(default, bool) and action.nargs == 0:
-        return "on" if default else "off"
-    return str(default)
 
 
 class _BarSwitch(argparse.BooleanOptionalAction):
@@ -81,6 +62,7 @@ class _Group:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add igniter's flags, in titled groups, each with its default in its help."""
     _add_training(_Group(parser, "Training").add)
+    _add_updates(_Group(parser, "Updates of the weights").add)
     _add_run_and_files(_Group(parser, "Run and files").add)
     _add_saving(_Group(parser, "Saving"))
     _add_evaluation_and_output(_Group(parser, "Evaluation and output"))
@@ -93,6 +75,10 @@ def _add_training(add: Callable[..., None]) -> None:
     add("--max-epochs", "train for N epochs in all", default=10, **count)
     add("--max-iterations", "end after N iterations at the latest", **count)
     add("--epoch-length", "iterations in an epoch", **count)
+    limit = "take at most N batches in an epoch and in each evaluation, for a quick look"
+    add("--limit-batches", limit, **count)
+    stop = 'save and stop after a time such as "2 hours"; the same command goes on'
+    add("--stop-after", stop, type=duration, metavar="TIME")
     add("--batch-size", "samples in a batch", default=64, **count)
     rate = "learning rate of the optimizer"
     add("--learning-rate", rate, type=learning_rate, default=1e-3, metavar="RATE")
@@ -108,6 +94,17 @@ def _add_training(add: Callable[..., None]) -> None:
     add("--stop-signals", signals, type=signal_names, default=default, metavar="NAMES")
 
 
+def _add_updates(add: Callable[..., None]) -> None:
+    number: dict[str, Any] = {"type": positive_number, "metavar": "X"}
+    precision = "precision of the step's operations, by autocast; weights stay as they are"
+    add("--precision", precision, choices=("fp32", "bf16", "fp16"), default="fp32")
+    group = "update the weights by the gradients of N batches together"
+    add("--accumulate", group, type=whole_number(1), default=1, metavar="N")
+    add("--clip-norm", "scale the gradients of an update to a norm of X at most", **number)
+    add("--clip-value", "cut each element of them to an absolute value of X at most", **number)
+    add("--compile", "compile the modules by torch.compile", **_SWITCH)
+
+
 def _add_run_and_files(add: Callable[..., None]) -> None:
     directory: dict[str, Any] = {"type": Path, "metavar": "DIR"}
     add("--output-dir", "the run's directory", **directory)
@@ -118,7 +115,7 @@ def _add_run_and_files(add: Callable[..., None]) -> None:
         "the result have changed; never: start afresh and set the old run aside; must: fail when "
         "there is no checkpoint; or the PATH of a checkpoint"
     )
-    add("--resume", resume, type=resume_from, default="auto", metavar="HOW")
+    add("--resume", resume, type=word_or_path(RESUME_MODES), default="auto", metavar="HOW")
     override = "after a resume, set the new value of learning_rate in the optimizers; repeatable"
     names = ("learning_rate",)
     add("--override", override, action="append", choices=names, default=[])
@@ -138,7 +135,8 @@ def _add_saving(group: _Group) -> None:
     group.add("--keep-every", multiples, **count)
     metric = "keep the best checkpoints by this metric too, such as eval/accuracy"
     group.add("--best-metric", metric, metavar="NAME")
-    group.add("--best-mode", "which value is better", choices=("max", "min"), default="max")
+    better = "which value is better; auto: as the metric or its name says"
+    group.add("--best-mode", better, choices=("auto", "max", "min"), default="auto")
     best = "keep the N best checkpoints, where there is a --best-metric"
     group.add("--keep-best", best, default=1, **count)
 
@@ -148,17 +146,26 @@ def _add_evaluation_and_output(group: _Group) -> None:
     timed: dict[str, Any] = {"type": interval_type(allow_time=True), "metavar": "INTERVAL"}
     group.add("--eval-every", "when to evaluate", default="1 epoch", **every)
     group.add_hidden("--eval-event", dest="eval_every", **every)
+    only = "train nothing: run each evaluation once on a checkpoint of the run, and print it"
+    group.add("--eval-only", only, **_SWITCH)
+    which = "with --eval-only: best, latest, or the PATH of a checkpoint"
+    group.add("--checkpoint", which, type=word_or_path(CHECKPOINTS), metavar="WHICH")
     size: dict[str, Any] = {"type": whole_number(1), "metavar": "N"}
     group.add("--eval-batch-size", "samples in a batch of evaluation", **size)
     group.add("--log-every", "when to log metrics", default="100 iterations", **every)
     group.add_hidden("--train-log-event", "--eval-log-event", dest="log_every", **every)
     group.add("--print-every", "when to print a line", default="1 epoch, 1 minute", **timed)
     group.add_hidden("--train-print-event", "--eval-print-event", dest="print_every", **timed)
-    progress = "how to show progress; auto: a bar in a terminal, else plain lines"
-    shapes = ("auto", "bar", "plain", "json", "none")
+    progress = (
+        "how to show progress; auto: a bar in a terminal, else plain lines; debug: also the order "
+        "in which callbacks are called"
+    )
+    shapes = ("auto", "bar", "plain", "json", "none", "debug")
     group.add("--progress", progress, choices=shapes, default="auto")
     picture = "draw the metrics, as metrics.png and metrics.svg, when training ends or stops"
     group.add("--picture", picture, **{**_SWITCH, "default": True})
+    export = "export a completed run's model as torch or onnx too, or both with a comma between"
+    group.add("--export", export, type=export_names, default="none", metavar="FORMATS")
     group.add_hidden("--train-pbar", "--eval-pbar", dest="progress", action=_BarSwitch)
 
 

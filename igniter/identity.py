@@ -18,6 +18,10 @@ FREE: frozenset[str] = frozenset(
     {
         "config",
         "print_config",
+        "subcommand",
+        "eval_only",
+        "checkpoint",
+        "stop_after",
         "output_dir",
         "checkpoint_dir",
         "model_dir",
@@ -27,6 +31,7 @@ FREE: frozenset[str] = frozenset(
         "break_lock",
         "deterministic",
         "device",
+        "compile",
         "workers",
         "max_epochs",
         "max_iterations",
@@ -44,6 +49,7 @@ FREE: frozenset[str] = frozenset(
         "print_every",
         "progress",
         "picture",
+        "export",
         "tensorboard",
         "mlflow",
         "mlflow_offline",
@@ -62,6 +68,16 @@ FREE: frozenset[str] = frozenset(
     }
 )
 """igniter's own arguments that do not shape the result: they may change from start to start."""
+
+_CAME_LATER: Mapping[str, Any] = {
+    "limit_batches": None,
+    "precision": "fp32",
+    "accumulate": 1,
+    "clip_norm": None,
+    "clip_value": None,
+}
+"""igniter's own arguments that earlier versions lacked: at these values they count as absent, so
+that a run begun with an earlier version is still found, and the same."""
 
 ABSENT = "(absent)"
 """Stands for the value of an argument that one of two sets does not have."""
@@ -116,6 +132,9 @@ def shaping(arguments: Mapping[str, Any], free: Iterable[str] = ()) -> dict[str,
     """
     left_out = FREE.union(free)
     kept = {name: plain(arguments[name]) for name in sorted(arguments) if name not in left_out}
+    for name, value in _CAME_LATER.items():
+        if name in kept and kept[name] == value:
+            del kept[name]
     return mask_mapping(kept)
 
 

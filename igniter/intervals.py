@@ -160,6 +160,17 @@ def parse_interval(
     return interval
 
 
+def parse_duration(text: str | Interval) -> Interval:
+    """Read one time, such as ``2 hours`` or ``90m``; ``never``, ``none`` or ``0`` is none at all.
+
+    Raises :class:`UsageError` for anything else.
+    """
+    interval = parse_interval(text, allow_time=True)
+    if interval.terms and (len(interval.terms) > 1 or interval.seconds is None):
+        raise UsageError(f"'{text}' is not one time, such as '2 hours', '90 minutes' or '30s'")
+    return interval
+
+
 def _parse_term(text: str) -> Term:
     if text.lower() == "end":
         return END

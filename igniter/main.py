@@ -31,6 +31,7 @@ def igniter_main(
     dependencies: Mapping[str, Any] | None = None,
     arguments: Callable[[Parser], object] | None = None,
     description: str | None = None,
+    subcommands: bool = False,
     argv: Sequence[str] | None = None,
 ) -> NoReturn:
     """Read the command line, call ``main(args)`` and end the process with what became of it.
@@ -40,15 +41,20 @@ def igniter_main(
     other exception is left to the interpreter, which prints its traceback and exits with 1.
 
     ``inputs``, ``dependencies``, ``arguments`` and ``description`` are those of
-    :func:`igniter.args.build_parser`; ``argv`` is without the program's name, ``sys.argv`` by
-    default.
+    :func:`igniter.args.build_parser`. With ``subcommands`` the command line must hold ``train``,
+    ``eval`` or ``train-and-eval``, which is ``args.subcommand``. ``argv`` is without the program's
+    name, ``sys.argv`` by default.
     """
     _open_closed_streams()
     atexit.register(flush_or_drop)  # after the traceback of an error of the script's own
     code = 0
     try:
         parser = build_parser(
-            description=description, inputs=inputs, dependencies=dependencies, arguments=arguments
+            description=description,
+            inputs=inputs,
+            dependencies=dependencies,
+            arguments=arguments,
+            with_subcommands=subcommands,
         )
         args = parse(parser, argv)
         if "verify_resume" in args:

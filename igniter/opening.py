@@ -15,6 +15,7 @@ from igniter.atomic import PART, sweep
 from igniter.checkpoint.files import Loaded
 from igniter.checkpoint.store import CheckpointStore
 from igniter.errors import RunRefused, UsageError
+from igniter.history import History
 from igniter.identity import digest, plain, shaping
 from igniter.lock import RunLock
 from igniter.provenance import Provenance, collect
@@ -83,6 +84,7 @@ class Opened:
             best_checkpoint=None if best is None else best.path,
             mlflow_run_id=record.mlflow_run_id,
             signal=signal,
+            history=History(self.paths.journal, record.iteration),
         )
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +15,8 @@ class Result:
     ``iteration`` and ``epoch`` count what is done over the whole run, not since the last start.
     ``metrics`` holds the latest value of every metric under the name it is logged by
     (``train/loss``, ``eval/accuracy``). ``signal`` is the signal's number when ``status`` is
-    ``interrupted`` and a signal was the cause.
+    ``interrupted`` and a signal was the cause. ``history`` maps each name to its
+    (iteration, value) pairs over all attempts; it is read from the journal when it is asked for.
     """
 
     status: Literal["completed", "interrupted"]
@@ -26,3 +27,6 @@ class Result:
     best_checkpoint: Path | None = None
     mlflow_run_id: str | None = None
     signal: int | None = None
+    history: Mapping[str, list[tuple[int, float]]] = field(
+        default_factory=dict, repr=False, compare=False
+    )

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import difflib
-import operator
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from igniter.errors import UsageError
-from igniter.intervals import Interval, parse_interval
+from igniter.intervals import Interval, parse_duration, parse_interval
+from igniter.setting_values import (
+    check_choice,
+    names_of,
+    positive_number_or_none,
+    tags_of,
+    whole_number,
+    word_or_path,
+)
 from igniter.signals import DEFAULT_STOP_SIGNALS, signal_named
 
 _MAY_BE_TIMES = ("save_every", "print_every")
@@ -21,19 +27,24 @@ _WHOLE = {
     "max_epochs": 1,
     "max_iterations": 1,
     "epoch_length": 1,
+    "limit_batches": 1,
+    "accumulate": 1,
     "seed": 0,
     "keep_last": 1,
     "keep_every": 1,
     "keep_best": 1,
 }
-_MAY_BE_NONE = ("max_epochs", "max_iterations", "epoch_length", "keep_every")
+_MAY_BE_NONE = ("max_epochs", "max_iterations", "epoch_length", "keep_every", "limit_batches")
 _CHOICES = {
+    "precision": ("fp32", "bf16", "fp16"),
     "on_nan": ("stop", "warn"),
-    "best_mode": ("max", "min"),
-    "progress": ("auto", "bar", "plain", "json", "none"),
+    "best_mode": ("auto", "max", "min"),
+    "progress": ("auto", "bar", "plain", "json", "none", "debug"),
     "mlflow_log_checkpoints": ("none", "last", "best", "all"),
 }
 RESUME_MODES = ("auto", "always", "never", "must")
+CHECKPOINTS = ("best", "latest")
+EXPORTS = ("torch", "onnx")
 _OVERRIDES = ("learning_rate",)
 
 
@@ -44,6 +55,17 @@ class Settings:
     Args:
         max_epochs, max_iterations: how long to train in all; the shorter one holds.
         epoch_length: iterations an epoch; None for the loader's length.
+        limit_batches: at most so many batches an epoch, and in each evaluation: a quick look.
+        stop_after: a time such as ``2 hours`` after which this attempt stops, as by SIGTERM.
+        evaluate: whether to run the evaluations while training.
+        eval_only: whether to train nothing, and run each evaluation once on a checkpoint.
+        checkpoint: that checkpoint: ``best``, ``latest`` or a path; None for the best where there
+            is one, else the latest.
+        precision: of the step's operations: ``fp32``, or ``bf16`` or ``fp16`` by autocast.
+        accumulate: batches whose gradients make one update of the weights.
+        clip_norm, clip_value: the largest norm of the gradients of an update, and the largest
+            absolute value in them; None for no limit.
+        compile: whether to compile the modules by ``torch.compile``.
         output_dir: the run's directory; None for ``output/<script>-<identity>``.
         checkpoint_dir, model_dir: these alone elsewhere.
         resume: ``auto``, ``always``, ``never``, ``must``, or the path of a checkpoint.
@@ -63,9 +85,13 @@ class Settings:
             as 1 % of the time pays for, at least every 10 minutes.
         keep_last, keep_every, keep_best: how many of the newest, which multiples of iterations,
             and how many of the best checkpoints are kept.
-        best_metric, best_mode: what ``best`` means, such as ``eval/accuracy`` and ``max``.
+        best_metric, best_mode: what ``best`` means, such as ``eval/accuracy`` and ``max``; ``auto``
+            tells the mode from the metric, or from its name.
         eval_every, log_every, print_every: when to evaluate, log and print.
-        progress: ``auto``, ``bar``, ``plain``, ``json`` or ``none``.
+        progress: ``auto``, ``bar``, ``plain``, ``json``, ``none``, or ``debug``: plain lines, and
+            the order in which callbacks are called.
+        export: what a completed run's modules are exported as besides safetensors: ``torch``, a
+            program of torch.export, and ``onnx``.
         picture: whether to draw the metrics, as ``metrics.png`` and ``.svg``, when training ends.
         tensorboard: whether to write TensorBoard's files too, into the run's directory.
         mlflow: whether to track the run in MLflow.
@@ -85,6 +111,16 @@ class Settings:
     max_epochs: int | None = 10
     max_iterations: int | None = None
     epoch_length: int | None = None
+    limit_batches: int | None = None
+    stop_after: Interval | str | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    accumulate: int = 1
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    compile: bool = False
+    evaluate: bool = True
+    eval_only: bool = False
+    checkpoint: Path | str | None = None
     output_dir: Path | str | None = None
     checkpoint_dir: Path | str | None = None
     model_dir: Path | str | None = None
@@ -103,12 +139,13 @@ class Settings:
     keep_every: int | None = None
     keep_best: int = 1
     best_metric: str | None = None
-    best_mode: Literal["max", "min"] = "max"
+    best_mode: Literal["auto", "max", "min"] = "auto"
     eval_every: Interval | str | int = "1 epoch"
     log_every: Interval | str | int = "100 iterations"
     print_every: Interval | str | int = "1 epoch, 1 minute"
-    progress: Literal["auto", "bar", "plain", "json", "none"] = "auto"
+    progress: Literal["auto", "bar", "plain", "json", "none", "debug"] = "auto"
     picture: bool = True
+    export: Sequence[str] = ()
     tensorboard: bool = False
     mlflow: bool = True
     mlflow_offline: bool = False
@@ -138,23 +175,38 @@ class Settings:
                     getattr(self, name), allow_time=allow_time, allow_auto=auto
                 )
                 self._set(name, interval)
-        for name in _WHOLE:
-            self._set(name, _whole_number(name, getattr(self, name)))
+        for name, minimum in _WHOLE.items():
+            self._set(
+                name, whole_number(name, getattr(self, name), minimum, or_none=name in _MAY_BE_NONE)
+            )
+        for name in ("clip_norm", "clip_value"):
+            self._set(name, positive_number_or_none(name, getattr(self, name)))
         if self.max_epochs is None and self.max_iterations is None:
             raise UsageError("training needs an end: give max_epochs or max_iterations")
         if not isinstance(self.inputs, Mapping):
             raise UsageError(f"inputs is {self.inputs!r}; it must map names to paths")
         for name, choices in _CHOICES.items():
-            _check_choice(name, getattr(self, name), choices)
-        self._set("resume", _mode_or_path(self.resume))
-        self._set("override", _names("override", self.override, _OVERRIDES))
+            check_choice(name, getattr(self, name), choices)
+        self._set("resume", word_or_path("resume", self.resume, RESUME_MODES))
+        if self.checkpoint is not None:
+            self._set("checkpoint", word_or_path("checkpoint", self.checkpoint, CHECKPOINTS))
+            if not self.eval_only:
+                raise UsageError(
+                    f"checkpoint is {self.checkpoint!r}, which is for evaluating alone: add "
+                    "eval_only (--eval-only). To train from a checkpoint, give it as resume"
+                )
+        self._set("stop_after", parse_duration(self.stop_after or "never"))
+        self._set("override", names_of("override", self.override, _OVERRIDES))
         for name in self.override:
-            _check_choice("override", name, _OVERRIDES)
-        self._set("stop_signals", _names("stop_signals", self.stop_signals, DEFAULT_STOP_SIGNALS))
+            check_choice("override", name, _OVERRIDES)
+        self._set("stop_signals", names_of("stop_signals", self.stop_signals, DEFAULT_STOP_SIGNALS))
         for name in self.stop_signals:
             signal_named(name)
+        self._set("export", names_of("export", self.export, EXPORTS))
+        for name in self.export:
+            check_choice("export", name, EXPORTS)
         self._set("device", str(self.device))
-        self._set("mlflow_tags", _tags(self.mlflow_tags))
+        self._set("mlflow_tags", tags_of(self.mlflow_tags))
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -180,67 +232,13 @@ class Settings:
         assert isinstance(self.mlflow_tags, dict)
         return self.mlflow_tags
 
+    @property
+    def time_limit(self) -> float | None:
+        """``stop_after`` in seconds."""
+        return self.interval("stop_after").seconds
+
     def interval(self, name: str) -> Interval:
         """The interval called ``name``."""
         value = getattr(self, name)
         assert isinstance(value, Interval)
         return value
-
-
-def _whole_number(name: str, value: Any) -> int | None:
-    """``value`` as an int: numpy's integers are taken, floats and booleans are not."""
-    if value is None and name in _MAY_BE_NONE:
-        return None
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or number < _WHOLE[name]:
-        none = ", or None" if name in _MAY_BE_NONE else ""
-        raise UsageError(
-            f"{name} is {value!r}; it must be a whole number of at least {_WHOLE[name]}{none}"
-        )
-    return number
-
-
-def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise UsageError(f"{name} is {value!r}; it must be {' or '.join(choices)}")
-
-
-def _names(name: str, value: Any, example: Sequence[str]) -> tuple[str, ...]:
-    """Several names as a tuple; one name alone would be taken for a sequence of letters."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        names = tuple(value)
-        if all(isinstance(item, str) for item in names):
-            return names
-    raise UsageError(f"{name} is {value!r}; it must be a list of names, such as {list(example)}")
-
-
-def _tags(value: Any) -> dict[str, str]:
-    """Tags by name, which may be given as ``name=value`` each."""
-    if isinstance(value, Mapping):
-        return {str(name): str(text) for name, text in value.items()}
-    pairs = [tag.partition("=") for tag in _names("mlflow_tags", value, ["name=value"])]
-    for name, equals, _ in pairs:
-        if not (name and equals):
-            raise UsageError(f"mlflow_tags has {name!r}; each must be name=value")
-    return {name: text for name, _, text in pairs}
-
-
-def _mode_or_path(value: Any) -> str:
-    """``resume`` as text.
-
-    A path need not exist any more: a run that was begun from it goes on from its own checkpoints.
-    But a bare word that names nothing is a mode misspelt.
-    """
-    if isinstance(value, os.PathLike):
-        return str(Path(value).absolute())
-    if isinstance(value, str) and (
-        value in RESUME_MODES or os.sep in value or (value and Path(value).exists())
-    ):
-        return value
-    raise UsageError(
-        f"resume is {value!r}; it must be {', '.join(RESUME_MODES)}, or the path of a checkpoint "
-        "(./NAME where it is in the working directory)"
-    )

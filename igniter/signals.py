@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import multiprocessing
 import os
 import signal
@@ -37,6 +38,9 @@ def _write_to_stderr(text: str) -> None:
 class StopSignals:
     """While entered, the first stop signal sets ``received`` and the second ends the process.
 
+    With a time limit, in seconds from entering on, ``received`` is SIGTERM once it is over, as
+    :meth:`look_at_clock` finds; a signal that arrives later is the first one all the same.
+
     Earlier handlers are called too, and put back on leaving. A signal that is ignored when
     training starts (``nohup``) stays ignored; SIGHUP is taken only from its default disposition.
     Outside the main thread, where Python cannot install handlers, nothing is changed and
@@ -47,6 +51,7 @@ class StopSignals:
         self,
         names: Sequence[str] = DEFAULT_STOP_SIGNALS,
         *,
+        time_limit: float | None = None,
         notify: Callable[[str], None] = _write_to_stderr,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -54,11 +59,28 @@ class StopSignals:
         self._notify = notify
         self._clock = clock
         self._earlier: dict[signal.Signals, Any] = {}
-        self._received_at = 0.0
+        self._time_limit = time_limit
+        self._deadline = math.inf
+        self._received_at: float | None = None
         self.received: signal.Signals | None = None
         self.installed = False
 
+    @property
+    def reason(self) -> str | None:
+        """What asks for the stop, in words: a signal's name, or the time limit."""
+        if self.received is None:
+            return None
+        return "the time limit" if self._received_at is None else self.received.name
+
+    def look_at_clock(self) -> None:
+        """Take note of the end of the time limit."""
+        if self.received is None and self._clock() >= self._deadline:
+            self.received = signal.SIGTERM
+            self._notify("the time limit is over: stopping after this iteration")
+
     def __enter__(self) -> StopSignals:
+        if self._time_limit is not None:
+            self._deadline = self._clock() + self._time_limit
         if threading.current_thread() is not threading.main_thread():
             return self
         for number in self._signals:
@@ -80,9 +102,9 @@ class StopSignals:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         now = self._clock()
-        if self.received is None:
-            self.received = signal.Signals(number)
+        if self._received_at is None:
             self._received_at = now
+            self.received = signal.Signals(number)
             self._notify(f"{self.received.name} received: stopping after this iteration")
             self._call_earlier(number, frame)
         elif number == self.received and now - self._received_at < _SAME_REQUEST_SECONDS:
@@ -126,11 +148,6 @@ def signal_named(name: str) -> signal.Signals:
     if full in ("SIGKILL", "SIGSTOP"):
         raise UsageError(f"{full} cannot be caught by any program; leave it out")
     return number
-
-
-def name_of(number: int) -> str:
-    """The name of a signal, such as ``SIGTERM``."""
-    return signal.Signals(number).name
 
 
 def send_to_self(name: str) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from igniter.about import About
 from igniter.errors import Interrupted, UsageError
 from igniter.result import Result
 from igniter.settings import Settings
@@ -37,9 +38,10 @@ def train(
     name: str | None = None,
     identity: Mapping[str, Any] | None = None,
     on_interrupt: Literal["return", "raise"] = "return",
+    about: About | None = None,
     **settings: Any,
 ) -> Result:
-    """Train, from where the run was left to its end.
+    """Train, from where the run was left to its end; or, with ``eval_only``, evaluate it.
 
     Synopsis::
 
@@ -61,10 +63,12 @@ def train(
             igniter's own free ones where it is not given.
         on_interrupt: whether a stop by signal returns, or raises
             :class:`~igniter.errors.Interrupted` for ``igniter_main`` to turn into the exit code.
+        about: what the run asks its user for: lines to show, entries of manifests, what to export.
         settings: the fields of :class:`~igniter.settings.Settings`.
 
     Returns:
-        The result: ``completed``, or ``interrupted`` with a checkpoint committed.
+        The result: ``completed``, or ``interrupted`` with a checkpoint committed. With
+        ``eval_only`` its metrics are those of the evaluations, at the checkpoint's iteration.
 
     Raises:
         UsageError: an argument cannot be honoured.
@@ -87,13 +91,20 @@ def train(
         chosen, train_spec = verified.applied(chosen, train_spec, own_root)
     display = Display(chosen.progress)
     evaluations = _by_name(eval_spec)
+    if chosen.eval_only:
+        from igniter.eval_only import evaluate_run
+
+        result = evaluate_run(chosen, asked, to_save, train_spec, evaluations, display)
+        return _returned(result, on_interrupt)
     once = on_interrupt == "raise"
     opened = opening.open_run(chosen, asked, once=once, notify=display.say, warn=display.warn)
     specs = {"train": train_spec, **evaluations}
     opened.record.datasets = described({key: spec.loader for key, spec in specs.items()})
     try:
         with kept_generators():
-            assembled = assembly.assemble(chosen, opened, to_save, train_spec, evaluations, display)
+            assembled = assembly.assemble(
+                chosen, opened, to_save, train_spec, evaluations, display, about or About()
+            )
             try:
                 if verified is not None:
                     from igniter.verify import tracer
@@ -113,9 +124,7 @@ def train(
     finally:
         display.close()
         opened.lock.release()
-    if result.status == "interrupted" and on_interrupt == "raise":
-        raise Interrupted(result)
-    return result
+    return _returned(result, on_interrupt)
 
 
 def evaluate(
@@ -129,10 +138,10 @@ def evaluate(
     """Evaluate the objects as they are, or as a checkpoint holds them.
 
     Args:
-        to_save: the objects the steps use; those with ``eval`` are in eval mode meanwhile.
+        to_save: the objects that the steps use; modules are in eval mode meanwhile.
         eval_spec: one evaluation (called ``eval``), or several by name.
         checkpoint: a checkpoint's directory, or a run's for its newest; None to load nothing. It
-            may hold more than ``to_save`` names.
+            may hold more than ``to_save`` names, and lack what is no module.
         seed: of all randomness in it.
         device: ``auto`` or a torch device.
 
@@ -142,38 +151,24 @@ def evaluate(
     Raises:
         NoUsableCheckpoint, CheckpointDamaged, CheckpointMismatch: ``checkpoint`` cannot be used.
     """
-    from igniter.checkpoint.state import SavedObjects
     from igniter.checkpoint.store import load
-    from igniter.devices import device_named
-    from igniter.evaluation import Evaluator
-    from igniter.rng import kept_generators
+    from igniter.eval_only import evaluated
+    from igniter.tracking.display import Display
 
-    where = device_named(device)
-    objects = SavedObjects(to_save)
-    for module in objects.modules.values():
-        module.to(where)
-    iteration = 0
-    if checkpoint is not None:
-        loaded = load(Path(checkpoint))
-        iteration = loaded.checkpoint.iteration
-        held = {key: value for key, value in loaded.state.items() if key in to_save}
-        objects.restore(held, str(loaded.checkpoint.path))
-    values: dict[str, float] = {}
-    for key, spec in _by_name(eval_spec).items():
-        evaluator = Evaluator(key, spec, seed=seed, device=where, modules=objects.modules.values())
-        try:
-            for callback in spec.callbacks:
-                callback(evaluator.engine, evaluator.engine)
-            with kept_generators():
-                values.update(evaluator.run(iteration) or {})
-        finally:
-            evaluator.close()
-    return values
+    values = evaluated(
+        Settings(seed=seed, device=device),
+        to_save,
+        _by_name(eval_spec),
+        Display("none"),
+        loaded=None if checkpoint is None else load(Path(checkpoint)),
+    )
+    return values or {}
 
 
 def _run(opened: Opened, assembled: Assembled, display: Display, settings: Settings) -> Result:
     """Announce the run, train it, record how it ended, and say how to go on."""
     from igniter import attempt, words
+    from igniter.exporting import export_result
     from igniter.opening import begin_attempt
 
     total = assembled.length.total
@@ -181,7 +176,7 @@ def _run(opened: Opened, assembled: Assembled, display: Display, settings: Setti
         words.already_complete(opened, assembled.length, display)
         return opened.result("completed")
     begin_attempt(opened, total)
-    words.starting(opened, assembled.length, display)
+    words.starting(opened, assembled.length, display, assembled.about.banner())
     signals = assembled.signals
     try:
         with attempt.recorded(
@@ -193,9 +188,9 @@ def _run(opened: Opened, assembled: Assembled, display: Display, settings: Setti
         ) as outcome:
             outcome.status = assembled.run_to_end()
             if outcome.status == "completed":
-                _export(opened, assembled, display)
-            elif signals.received is not None:
-                outcome.reason = signals.received.name
+                export_result(opened, assembled, settings, display)
+            else:
+                outcome.reason = signals.reason
     except Exception as error:
         words.failed(
             error, assembled.run.engine.done, assembled.run.parts.saver.standing(), display
@@ -207,22 +202,10 @@ def _run(opened: Opened, assembled: Assembled, display: Display, settings: Setti
     return result
 
 
-def _export(opened: Opened, assembled: Assembled, display: Display) -> None:
-    from igniter.export import export
-    from igniter.program import export_programs
-
-    directory, modules = opened.paths.model, assembled.objects.modules
-    try:
-        export(directory, modules, opened.record.parameters)
-    except (OSError, RuntimeError, ValueError) as error:
-        # The final checkpoint holds the same weights.
-        display.warn(f"the model was not exported to {directory}: {error}")
-    found, iteration = assembled.examples.found, opened.record.iteration
-    for name, problem in export_programs(directory, modules, found, iteration).items():
-        display.say(
-            f"{name} cannot be logged as an MLflow model: {problem}. Its weights are in "
-            f"{directory}; --no-mlflow-log-model leaves this out"
-        )
+def _returned(result: Result, on_interrupt: str) -> Result:
+    if result.status == "interrupted" and on_interrupt == "raise":
+        raise Interrupted(result)
+    return result
 
 
 def _by_name(specs: EvalSpecs) -> dict[str, RunSpec]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from igniter.attempt import AttemptOutcome
 from igniter.cadence import Length
 from igniter.errors import IgniterError
@@ -9,12 +11,11 @@ from igniter.opening import Opened
 from igniter.reporting import at_a_glance
 from igniter.result import Result
 from igniter.rundir import RunRecord
-from igniter.signals import name_of
 from igniter.tracking.display import Display, summary
 
 
-def starting(opened: Opened, length: Length, display: Display) -> None:
-    """Say which run this is, what it goes on from, and where its files are."""
+def starting(opened: Opened, length: Length, display: Display, more: Sequence[str]) -> None:
+    """Say which run this is, what it goes on from, and where its files are; then ``more``."""
     done, record = opened.iteration, opened.record
     attempt = record.attempts[-1].number
     if opened.loaded is None:
@@ -34,6 +35,8 @@ def starting(opened: Opened, length: Length, display: Display) -> None:
         iteration=done,
         total=length.total,
     )
+    for line in more:
+        display.say(line)
 
 
 def already_complete(opened: Opened, length: Length, display: Display) -> None:
@@ -54,8 +57,9 @@ def failed(error: Exception, iteration: int, standing: str, display: Display) ->
     """Say where training failed and what there is to go on from; the error itself follows."""
     display.close()
     if not isinstance(error, IgniterError):
+        where = ", ".join([type(error).__name__, *getattr(error, "__notes__", ())])
         display.warn(
-            f"training failed after iteration {iteration} ({type(error).__name__}). {standing} "
+            f"training failed after iteration {iteration} ({where}). {standing} "
             "Once the cause is mended, the same command goes on"
         )
 
@@ -72,10 +76,9 @@ def ending(
             f"model in {opened.paths.model}; to train on, give a larger --max-epochs"
         )
     else:
-        by = "a request" if result.signal is None else name_of(result.signal)
         how = (
-            f"stopped by {by}; iteration {result.iteration} of {length.total} is saved. To go on: "
-            f"{opened.provenance.resume_command}"
+            f"stopped by {outcome.reason or 'a request'}; iteration {result.iteration} of "
+            f"{length.total} is saved. To go on: {opened.provenance.resume_command}"
         )
     display.end(
         how,

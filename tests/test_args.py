@@ -39,15 +39,25 @@ DEFAULTS: dict[str, Any] = {
     "max_epochs": 10,
     "max_iterations": None,
     "epoch_length": None,
+    "limit_batches": None,
+    "stop_after": None,
+    "precision": "fp32",
+    "accumulate": 1,
+    "clip_norm": None,
+    "clip_value": None,
+    "compile": False,
     "on_nan": "stop",
     "stop_signals": "SIGINT,SIGTERM,SIGHUP",
     "save_every": parse_interval("auto", allow_time=True, allow_auto=True),
     "keep_last": 3,
     "keep_every": None,
     "best_metric": None,
-    "best_mode": "max",
+    "best_mode": "auto",
     "keep_best": 1,
     "eval_every": parse_interval("1 epoch", allow_time=False),
+    "eval_only": False,
+    "checkpoint": None,
+    "export": "none",
     "log_every": parse_interval("100 iterations", allow_time=False),
     "print_every": parse_interval("1 epoch, 1 minute", allow_time=True),
     "progress": "auto",
@@ -90,8 +100,9 @@ def test_defaults() -> None:
 
 def test_every_flag_is_free_or_shapes_the_result() -> None:
     """A new flag must be placed: free to change between starts, or part of the identity."""
-    shaping = {"seed", "batch_size", "epoch_length", "learning_rate"}
-    assert set(DEFAULTS) - shaping == FREE
+    shaping = {"seed", "batch_size", "epoch_length", "limit_batches", "learning_rate", "precision"}
+    shaping |= {"accumulate", "clip_norm", "clip_value"}
+    assert set(DEFAULTS) - shaping == FREE - {"subcommand"}
 
 
 def test_help_shows_every_flag_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
@@ -267,15 +278,16 @@ def test_usual_names_lead_to_flags() -> None:
 
 def test_train_kwargs_are_the_arguments_of_train() -> None:
     """train() is given exactly its own arguments, in the types it takes."""
-    names = """max_epochs max_iterations epoch_length output_dir checkpoint_dir model_dir resume
+    names = """max_epochs max_iterations epoch_length limit_batches stop_after output_dir
+    checkpoint_dir model_dir resume
     override strict break_lock seed deterministic device on_nan stop_signals save_every keep_last
     keep_every keep_best best_metric best_mode eval_every log_every print_every progress mlflow
     mlflow_offline mlflow_tracking_uri mlflow_experiment_name mlflow_run_name
     mlflow_tracking_username
     mlflow_system_metrics mlflow_log_model mlflow_register_model mlflow_log_checkpoints
     mlflow_log_git_diff mlflow_tags mlflow_description mlflow_parent_run_id
-    tensorboard picture identity
-    on_interrupt inputs"""
+    precision accumulate clip_norm clip_value compile tensorboard picture identity
+    evaluate eval_only checkpoint export on_interrupt inputs"""
     kwargs = train_kwargs(read("--output-dir", "x", "--stop-signals", "int,usr1"))
     assert set(kwargs) == set(names.split())
     assert kwargs["output_dir"] == Path("x")

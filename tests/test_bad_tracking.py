@@ -66,7 +66,8 @@ def test_bookkeeping_is_no_parameter(run: Run) -> None:
     kept = {
         *("max_epochs", "max_iterations", "epoch_length", "batch_size", "eval_batch_size"),
         *("learning_rate", "seed", "deterministic", "device", "workers", "on_nan"),
-        *("best_metric", "best_mode", "eval_every", "log_every"),
+        *("best_metric", "best_mode", "eval_every", "log_every", "limit_batches", "precision"),
+        *("accumulate", "clip_norm", "clip_value", "compile"),
     }
     assert worth_keeping(every).keys() == kept
     left_out = every.keys() - kept

@@ -17,6 +17,7 @@ import pytest
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 DIGITS = EXAMPLES / "digits" / "train.py"
 MINIMAL = EXAMPLES / "minimal" / "train.py"
+SEARCH = EXAMPLES / "search" / "train.py"
 
 # "Basic Usage" of pytorch-igniter, with the package's name changed and its "..." filled in.
 BASIC_USAGE = """
@@ -135,6 +136,17 @@ def test_minimal(tmp_path: Path) -> None:
     assert end["metrics"]["train/loss"] < 0.1
 
 
+def test_search(tmp_path: Path) -> None:
+    """The search finds a good rate and width, in under 50 lines; started again, it is complete."""
+    pytest.importorskip("optuna")
+    assert len(SEARCH.read_text(encoding="utf-8").splitlines()) < 50
+    flags = ("--no-mlflow", "--no-picture", "--max-epochs", "5", "--progress", "none")
+    found = start(SEARCH, tmp_path, *flags).stdout.splitlines()[-1]
+    assert float(found.rpartition(" ")[2]) < 0.05
+    assert len(list(tmp_path.glob("output/*/trial-*"))) == 12
+    assert start(SEARCH, tmp_path, *flags).stdout.splitlines()[-1] == found
+
+
 def test_the_script_of_the_manual(tmp_path: Path) -> None:
     """pytorch-igniter's own first script runs with nothing but the package's name changed."""
     script = tmp_path / "basic_usage.py"
@@ -152,6 +164,7 @@ def test_the_help_of_a_script(tmp_path: Path) -> None:
     assert groups == [
         "options",
         "Training",
+        "Updates of the weights",
         "Run and files",
         "Saving",
         "Evaluation and output",

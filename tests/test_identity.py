@@ -58,16 +58,20 @@ def test_object_text_has_no_address() -> None:
 
 
 def test_shaping_leaves_out_what_is_free() -> None:
-    """Of igniter's own flags, these four shape the result; all inputs and own arguments do."""
+    """Of igniter's own flags, these shape the result; all inputs and own arguments do."""
     args = parse(
         build_parser(
             inputs={"data": "d"}, arguments=lambda parser: parser.add_argument("--b-token")
         ),
-        ["--b-token", "hunter2"],
+        [
+            *("--b-token", "hunter2", "--accumulate", "2", "--clip-norm", "1"),
+            *("--clip-value", "1", "--limit-batches", "3", "--precision", "bf16"),
+        ],
         {},
     )
     shaped = shaping(vars(args))
-    own = {"batch_size", "epoch_length", "learning_rate", "seed"}
+    own = {"accumulate", "batch_size", "clip_norm", "clip_value", "epoch_length", "learning_rate"}
+    own |= {"limit_batches", "precision", "seed"}
     assert set(shaped) == own | {"data", "b_token"}
     assert list(shaped) == sorted(shaped)
     assert shaped["b_token"] == "***"
@@ -130,3 +134,10 @@ def test_digest_survives_yaml(tmp_path: Path) -> None:
     loaded = yamlfile.load(tmp_path / "run.yaml")
     assert differences(arguments, loaded) == []
     assert digest(arguments) == digest(loaded)
+
+
+def test_flags_of_later_versions_change_no_run() -> None:
+    """At its default an argument that came later is as absent; at another value it shapes."""
+    before = {"batch_size": 3}
+    assert shaping({**before, "accumulate": 1, "clip_norm": None}) == before
+    assert digest(shaping({**before, "accumulate": 2})) != digest(before)

@@ -73,7 +73,7 @@ def test_no_end() -> None:
     [
         ("on_nan", "stopp", "on_nan is 'stopp'; it must be stop or warn"),
         ("on_nan", None, "on_nan is None; it must be stop or warn"),
-        ("best_mode", "maxi", "best_mode is 'maxi'; it must be max or min"),
+        ("best_mode", "maxi", "best_mode is 'maxi'; it must be auto or max or min"),
         ("progress", "barr", "progress is 'barr'; it must be auto or bar or plain or json or none"),
         ("override", ["lr"], "override is 'lr'; it must be learning_rate"),
         ("override", "learning_rate", "it must be a list of names, such as ['learning_rate']"),

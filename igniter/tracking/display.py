@@ -15,17 +15,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, TextIO
 
-Mode = Literal["auto", "bar", "plain", "json", "none"]
+Mode = Literal["auto", "bar", "plain", "json", "none", "debug"]
 
 _COUNT_SECONDS, RENDER_SECONDS = 30.0, 0.1
 
 
 class _Output:
-    """A stream to write to as long as it is there; training goes on without it.
-
-    It may be None (closed when the process started), closed since, a terminal that went away, or
-    a pipe whose reader did.
-    """
+    """A stream to write to as long as it is there: not None, not closed, its reader not gone."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
@@ -59,8 +55,9 @@ class _Output:
 class Display:
     """Shows a run in one of the modes.
 
-    ``auto`` is a bar where stderr is a terminal, plain lines elsewhere. ``stdout`` and ``stderr``
-    are the process's own by default; that one is closed or missing never stops training.
+    ``auto`` is a bar where stderr is a terminal, plain lines elsewhere, and ``debug`` plain lines
+    with ``details`` for developers. ``stdout`` and ``stderr`` are the process's own by default;
+    that one is closed or missing never stops training.
     """
 
     def __init__(
@@ -75,7 +72,8 @@ class Display:
         self._stderr = _Output(sys.stderr if stderr is None else stderr)
         if mode == "auto":
             mode = "bar" if self._stderr.isatty() else "plain"
-        self.mode = mode
+        self.mode: Mode = "plain" if mode == "debug" else mode
+        self.details = mode == "debug"
         self._clock = clock
         self._bar: Any = None
         self._total = 0

@@ -21,8 +21,11 @@ RULE = "it takes letters, digits, spaces and _-.:/ in at most 250 characters"
 _BOOKKEEPING = frozenset(
     {
         "break_lock",
+        "checkpoint",
         "checkpoint_dir",
         "config",
+        "eval_only",
+        "export",
         "keep_best",
         "keep_every",
         "keep_last",
@@ -36,11 +39,13 @@ _BOOKKEEPING = frozenset(
         "progress",
         "resume",
         "save_every",
+        "stop_after",
         "stop_signals",
         "strict",
         "tensorboard",
     }
 )
+_OF_SOME_SCRIPTS = "subcommand"
 _OF_TRACKING = "mlflow_"
 
 _REFUSED = re.compile(r"[^/\w.\- :]")
@@ -126,7 +131,7 @@ def worth_keeping(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in parameters.items()
-        if name not in _BOOKKEEPING and not name.startswith(_OF_TRACKING)
+        if name not in (*_BOOKKEEPING, _OF_SOME_SCRIPTS) and not name.startswith(_OF_TRACKING)
     }
 
 

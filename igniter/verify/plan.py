@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from igniter.errors import UsageError
 from igniter.settings import Settings
 from igniter.spec import RunSpec
 
@@ -64,7 +65,12 @@ class Plan:
 
         ``own_root`` is where the run would be without the plan. What is there is neither read nor
         written; two calls of ``train`` for one place still share one.
+
+        Raises:
+            UsageError: the script does not train.
         """
+        if settings.eval_only:
+            raise UsageError("only training can be verified: leave --eval-only or eval out")
         place = hashlib.blake2b(str(own_root.absolute()).encode(), digest_size=4).hexdigest()
         changed: dict[str, Any] = {
             "output_dir": Path(self.directory) / place,
@@ -72,6 +78,7 @@ class Plan:
             "checkpoint_dir": None,
             "model_dir": None,
             "resume": "auto",
+            "stop_after": None,
             "mlflow": False,
             "picture": False,
             "progress": "plain",
