@@ -30,6 +30,10 @@ class NonFiniteError(IgniterError):
     exit_code = 1
 
 
+class ExportFailed(IgniterError):
+    """A module cannot be exported, or what was exported gives other results."""
+
+
 class RunRefused(IgniterError):
     """The run cannot go on as asked."""
 
