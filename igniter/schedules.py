@@ -11,6 +11,7 @@ from typing import Any
 from torch.optim import lr_scheduler as torch_schedulers
 
 from igniter.cadence import Length
+from igniter.schedulers import total_updates_of
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def _sizes(
     scheduler: Any, begins: float = 0, ends: float = math.inf
 ) -> Iterator[tuple[Size, float, float]]:
     """The sizes of a scheduler and of those it is made of, each with its first and last step."""
-    size = _size(scheduler)
+    size = size_of(scheduler)
     if size is not None:
         yield size, begins, ends
     if isinstance(scheduler, torch_schedulers.SequentialLR):
@@ -122,7 +123,8 @@ def _sizes(
             yield from _sizes(part, begins, ends)
 
 
-def _size(scheduler: Any) -> Size | None:
+def size_of(scheduler: Any) -> Size | None:
+    """How many steps ``scheduler`` itself is made for; None where it has no end."""
     kind = type(scheduler).__name__
     if isinstance(scheduler, torch_schedulers.OneCycleLR):
         return Size(kind, "total_steps", scheduler.total_steps, "it raises an error")
@@ -136,4 +138,7 @@ def _size(scheduler: Any) -> Size | None:
     )
     if falls:
         return Size(kind, "total_iters", scheduler.total_iters, "the learning rate stays")
+    total = total_updates_of(scheduler)
+    if total is not None:
+        return Size(kind, "total_updates", total, "the learning rate stays at its floor")
     return None

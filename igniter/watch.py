@@ -1,7 +1,6 @@
 """What shows only in training: state that changes and is not saved, schedulers that will run out.
 
-Looked at after the first iteration, the second, the fourth and so on, up to the first epoch's end,
-and at every epoch's end. Looking changes nothing.
+Looking changes nothing.
 """
 
 from __future__ import annotations
@@ -13,10 +12,33 @@ from typing import Any
 import torch
 
 from igniter.checkpoint.compare import first_difference
-from igniter.engine import Events, StepEngine
+from igniter.ignite_import import Events
+from igniter.run_engine import RunEngine
 from igniter.schedules import Schedules
 
 _SAMPLE = 64  # elements of each tensor that are compared
+
+
+def look_now_and_then(engine: RunEngine, iteration: int, look: Callable[[int], object]) -> None:
+    """Have ``look(iteration)`` called in training that goes on from ``iteration``.
+
+    After the first iteration, the second, the fourth and so on, up to the first epoch's end, and at
+    every epoch's end.
+    """
+    due = iteration + 1
+
+    def after_iteration() -> None:
+        nonlocal due
+        if engine.state.iteration >= due:
+            due += due - iteration
+            look(engine.state.iteration)
+
+    def after_epoch() -> None:
+        early.remove()
+        look(engine.state.iteration)
+
+    early = engine.add_event_handler(Events.ITERATION_COMPLETED, after_iteration)
+    engine.add_event_handler(Events.EPOCH_COMPLETED, after_epoch)
 
 
 class Watch:
@@ -48,26 +70,13 @@ class Watch:
             ),
         ]
 
-    def begin(self, engine: StepEngine, iteration: int) -> None:
+    def begin(self, engine: RunEngine, iteration: int) -> None:
         """Watch ``engine`` from ``iteration`` on, the last one that is done."""
         if iteration:
             self._schedules.look(iteration)
         if not (self._watched or self._schedules):
             return
-        due = iteration + 1
-
-        def after_iteration() -> None:
-            nonlocal due
-            if engine.state.iteration >= due:
-                due += due - iteration
-                self._look(engine.state.iteration)
-
-        def after_epoch() -> None:
-            early.remove()
-            self._look(engine.state.iteration)
-
-        early = engine.add_event_handler(Events.ITERATION_COMPLETED, after_iteration)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, after_epoch)
+        look_now_and_then(engine, iteration, self._look)
 
     def _look(self, iteration: int) -> None:
         self._schedules.look(iteration)

@@ -21,10 +21,15 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     import ignite.engine  # noqa: F401
 
+import hypothesis
 from support import Zygote
 from tracked import Run, begun_run
 
 from igniter import attempt
+
+# How long an example takes says something of the machine alone.
+hypothesis.settings.register_profile("igniter", deadline=None)
+hypothesis.settings.load_profile("igniter")
 
 
 def pytest_report_header() -> str:

@@ -53,11 +53,18 @@ class Running:
 
 
 class Zygote:
-    """A process with torch imported, of which training scripts are forked, one at a time."""
+    """A process with torch imported, of which training scripts are forked, one at a time.
+
+    Args:
+        imported: further modules that it is to have imported.
+    """
+
+    def __init__(self, *imported: str) -> None:
+        self._imported = imported
 
     def __enter__(self) -> Zygote:
         self._process = subprocess.Popen(
-            [sys.executable, str(SCRIPTS / "zygote.py")],
+            [sys.executable, str(SCRIPTS / "zygote.py"), *self._imported],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -422,6 +422,7 @@ def test_a_compiled_module_is_exported(tmp_path: Path) -> None:
 def test_a_large_example_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a model of more than the most bytes is not exported."""
     from igniter import program as programs
+    from igniter import tracing
 
     module = nn.Linear(2, 1)
     found = called(module, torch.rand(3, 2)).found
@@ -430,7 +431,7 @@ def test_a_large_example_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyP
     signature = Signature.load(tmp_path / "model.json")
     assert signature is not None
     assert signature.example is None
-    monkeypatch.setattr(programs, "_MOST_BYTES", 11)
+    monkeypatch.setattr(tracing, "_MOST_BYTES", 11)
     assert "GiB" in export_programs(tmp_path, {"model": module}, found, 1)["model"]
 
 
