@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ from igniter.about import About
 from igniter.best import Best
 from igniter.cadence import Length
 from igniter.checkpoint.state import SavedObjects
+from igniter.errors import UsageError
 from igniter.evaluation import Evaluator
 from igniter.examples import Examples
 from igniter.holdings import Holdings
@@ -89,9 +90,22 @@ class Assembled:
             self.run.parts.recorder.protect()
 
     def exported(self) -> dict[str, Any]:
-        """What the run's result is, as modules or states of tensors by name."""
+        """What the run's result is, as modules or states of tensors by name.
+
+        Raises:
+            UsageError: what the user gives to be exported is neither.
+        """
         wanted = self.about.exported
-        found = dict(self.objects.modules if wanted is None else wanted())
+        given: Any = self.objects.modules if wanted is None else wanted()
+        if not isinstance(given, Mapping):
+            given = {"": given}
+        for name, value in given.items():
+            if not (name and (isinstance(value, Mapping) or hasattr(value, "state_dict"))):
+                raise UsageError(
+                    f"what is to be exported{f' as {name!r}' if name else ''} is of type "
+                    f"{type(value).__name__}; give modules, or states of tensors, by name"
+                )
+        found = dict(given)
         for callback in self.callbacks:
             if hasattr(callback, "exported_modules"):
                 for name, module in callback.exported_modules().items():

@@ -104,11 +104,21 @@ def configure(spec: RunSpec, settings: Settings, engine: StepEngine, length: Len
     if options.precision == "fp16" and engine.device.type == "mps":
         raise UsageError("--precision fp16 cannot scale its loss on mps; give bf16 or fp32")
     updates.configure(options, engine.device, length.epoch)
-    forget, state = engine.before_step, engine.state
+    forget, state, needed = engine.before_step, engine.state, options.methods()
+    unchecked = 1 + options.accumulate if needed else 0
 
     def before_step() -> None:
+        nonlocal unchecked
         forget()
         updates.begin(state.iteration)
+        if unchecked:
+            unchecked -= 1
+            if not unchecked and not needed <= updates.used:
+                raise UsageError(
+                    f"{options.flags()}: the training step does not obey this, since it does not "
+                    f"use {', '.join(sorted(needed - updates.used))} of its updates. Use them as "
+                    "igniter.updates shows (in a Model, self.updates), or leave the flags out"
+                )
 
     engine.before_step = before_step
 

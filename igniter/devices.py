@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -67,7 +68,14 @@ def _changed(value: Any, change: Callable[[Any], Any]) -> Any:
         return change(value)
     if isinstance(value, Mapping):
         items = {key: _changed(item, change) for key, item in value.items()}
-        return items if type(value) is dict else type(value)(items)  # type: ignore[call-arg]
+        if type(value) is dict:
+            return items
+        if not isinstance(value, MutableMapping):
+            return type(value)(items)  # type: ignore[call-arg]
+        made = copy.copy(value)  # with what it has besides, such as a defaultdict's factory
+        for key, item in items.items():  # a Counter's update() adds
+            made[key] = item
+        return made
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(_changed(item, change) for item in value))
     if isinstance(value, (list, tuple)):

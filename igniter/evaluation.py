@@ -14,6 +14,7 @@ from igniter.errors import UsageError
 from igniter.figures import Figures
 from igniter.loader import Batches
 from igniter.metrics import accumulated
+from igniter.phases import Phases
 from igniter.spec import RunSpec
 
 
@@ -41,6 +42,11 @@ class Evaluator:
             raise UsageError(
                 f"the weights of the evaluation {name!r} are a {type(spec.weights).__name__}, "
                 "which has no applied(); give an igniter.handlers.EMA, or leave them out"
+            )
+        if isinstance(spec.loader, Phases):
+            raise UsageError(
+                f"the evaluation {name!r} has loaders by epoch, as only training may; give it one, "
+                "or make an evaluation of each"
             )
         self.name = name
         self.spec = spec

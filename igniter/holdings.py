@@ -192,4 +192,5 @@ def manifest_entries(metadata: Mapping[str, Any]) -> dict[str, Any]:
             f"checkpoint_metadata returned what a manifest cannot hold: {error}. Return numbers "
             "and texts, such as float(loss)"
         ) from error
-    return {"metadata": plain, "label": str(metadata.get("label", ""))}
+    label = metadata.get("label")
+    return {"metadata": plain, "label": "" if label is None else str(label)}

@@ -32,10 +32,12 @@ before it: what hooks change in a state that is saved they change exactly once.
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from igniter.errors import UsageError
 from igniter.ignite_import import Events
 from igniter.imports import nearest
 from igniter.run_engine import RunEngine, RunEvents
@@ -67,6 +69,14 @@ def _cycle_and_metrics(engine: RunEngine) -> tuple[Any, ...]:
     return engine.cycle, engine.name, engine.metrics_by_full_name()
 
 
+_NAMES: dict[Arguments, list[str]] = {
+    _nothing: [],
+    _epoch: ["epoch"],
+    _batch: ["batch"],
+    _batch_and_output: ["batch", "output"],
+    _cycle: ["cycle", "name"],
+    _cycle_and_metrics: ["cycle", "name", "metrics"],
+}
 _TRAINING: dict[str, tuple[Any, Arguments]] = {
     "on_attempt_start": (Events.STARTED, _nothing),
     "on_attempt_end": (RunEvents.ATTEMPT_ENDED, _nothing),
@@ -152,8 +162,11 @@ def _add(
     first: tuple[Any, ...],
 ) -> None:
     hook = getattr(owner, name, None)
-    if not callable(hook):
+    if hook is None:
         return
+    if not callable(hook):
+        raise UsageError(f"{label}.{name} is of type {type(hook).__name__}; give a method, or None")
+    check_call(f"{label}.{name}", hook, ["trainer"] * len(first) + _NAMES[arguments])
     called = named(f"{label}.{name}", hook)
 
     def handler() -> None:
@@ -162,6 +175,31 @@ def _add(
     # What the user wrote, to be looked into, and its name, to be shown.
     handler.hook, handler.label = hook, f"{label}.{name}"  # type: ignore[attr-defined]
     engine.add_event_handler(event, handler)
+
+
+def check_call(label: str, hook: Callable[..., Any], given: list[str]) -> None:
+    """See that ``hook`` can be called with what is ``given``, and runs when it is called.
+
+    Raises:
+        UsageError: it cannot, or does not.
+    """
+    for kind in (inspect.iscoroutinefunction, inspect.isgeneratorfunction):
+        if kind(hook):
+            raise UsageError(
+                f"{label} is a coroutine or a generator, which does not run when it is called; "
+                "make it an ordinary method"
+            )
+    try:
+        signature = inspect.signature(hook)
+    except (TypeError, ValueError):  # written in C, it does not tell
+        return
+    try:
+        signature.bind(*given)
+    except TypeError as error:
+        raise UsageError(
+            f"{label} takes ({', '.join(signature.parameters)}); it is called with "
+            f"({', '.join(given)}): {error}"
+        ) from error
 
 
 def show_order(engines: Iterable[RunEngine], say: Callable[[str], None]) -> None:

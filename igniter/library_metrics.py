@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from igniter.checkpoint.modes import OUTSIDE, make_persistent
 from igniter.checkpoint.portable import is_storable
 from igniter.devices import to_device
 from igniter.errors import UsageError
@@ -126,10 +127,8 @@ class TorchmetricsAccumulated:
     def __init__(self, name: str, metric: Any, device: torch.device) -> None:
         self._name, self._device = name, device
         self._metric = metric.to(device)
-        for part in self._modules():
-            # Of each: a wrapper leaves those within it out of its state.
-            if hasattr(part, "persistent"):
-                part.persistent(True)
+        if isinstance(metric, torch.nn.Module):
+            make_persistent(metric)
         self._updated = False
 
     def reset(self) -> None:
@@ -153,7 +152,7 @@ class TorchmetricsAccumulated:
     def state_dict(self) -> dict[str, Any]:
         """The metric's own state, and what torchmetrics keeps outside of it."""
         kept = [
-            {name: vars(module)[name] for name in _OUTSIDE if name in vars(module)}
+            {name: vars(module)[name] for name in OUTSIDE if name in vars(module)}
             for module in self._modules()
         ]
         return {"updated": self._updated, "metric": self._metric.state_dict(), "outside": kept}
@@ -171,11 +170,6 @@ class TorchmetricsAccumulated:
     def _modules(self) -> list[Any]:
         metric = self._metric
         return list(metric.modules()) if isinstance(metric, torch.nn.Module) else [metric]
-
-
-# The count of updates, without which it warns. And which members of a collection share their state:
-# found out at the first update, and with other values would be found otherwise.
-_OUTSIDE = ("_update_count", "_groups", "_groups_checked")
 
 
 def prediction_and_target(output: Any) -> tuple[Any, Any] | None:

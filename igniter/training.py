@@ -214,7 +214,7 @@ def _by_name(specs: EvalSpecs) -> dict[str, RunSpec]:
     if isinstance(specs, RunSpec):
         return {"eval": specs}
     for name in specs:
-        if name in _OTHER_GROUPS or "/" in name:
+        if not isinstance(name, str) or name in _OTHER_GROUPS or "/" in name:
             raise UsageError(f"an evaluation cannot be called {name!r}; choose another name")
     return dict(specs)
 

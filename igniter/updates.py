@@ -57,6 +57,14 @@ class UpdateOptions:
     clip_value: float | None = None
     compile: bool = False
 
+    def methods(self) -> set[str]:
+        """What of :class:`Updates` a step has to use for them to be obeyed."""
+        used = set() if self.precision == "fp32" else {"autocast"}
+        if self.accumulate > 1:
+            used.add("due")
+        changed = (self.precision == "fp16", self.accumulate > 1, self.clip_norm, self.clip_value)
+        return used | {"backward", "step"} if any(changed) else used
+
     def flags(self) -> str:
         """Those that are not as by default, as on the command line."""
         default = UpdateOptions()
@@ -73,14 +81,15 @@ class Updates:
         modules: those that ``--compile`` compiles.
 
     Attributes:
-        due: whether the batch at hand is the last of its group, so that an update follows.
         stepped: whether the last :meth:`step` changed the weights; not where fp16 overflowed.
+        used: the names of what the step has used.
     """
 
     def __init__(self, *modules: torch.nn.Module) -> None:
         self._modules = modules
-        self.due = True
+        self._is_due = True
         self.stepped = True
+        self.used: set[str] = set()
         self._norm: torch.Tensor | None = None
         self.configure(UpdateOptions(), torch.device("cpu"), None)
 
@@ -110,10 +119,17 @@ class Updates:
         number = iteration
         if self._epoch_length is not None:
             number = (iteration - 1) % self._epoch_length + 1
-        self.due = number % self.options.accumulate == 0 or number == self._epoch_length
+        self._is_due = number % self.options.accumulate == 0 or number == self._epoch_length
+
+    @property
+    def due(self) -> bool:
+        """Whether the batch at hand is the last of its group, so that an update follows."""
+        self.used.add("due")
+        return self._is_due
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Within it operations have the run's precision."""
+        self.used.add("autocast")
         dtype = _DTYPES.get(self.options.precision)
         if dtype is None:
             return contextlib.nullcontext()
@@ -126,6 +142,7 @@ class Updates:
         its batches are. ``weight`` is a number, or a tensor of one element, which is not read.
         Several losses of one batch, such as the two of a GAN, are to have the same weight.
         """
+        self.used.add("backward")
         # A group that was begun is finished, whatever --accumulate is after a resume.
         if self.options.accumulate > 1 or self._unit is not None:
             if self._unit is None:
@@ -140,6 +157,7 @@ class Updates:
 
     def step(self, *optimizers: torch.optim.Optimizer) -> None:
         """Update the weights by the gradients of the group; each optimizer once in it."""
+        self.used.add("step")
         options = self.options
         if not self._changes_gradients and self._unit is None:
             for optimizer in optimizers:

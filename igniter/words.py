@@ -20,6 +20,8 @@ def starting(opened: Opened, length: Length, display: Display, more: Sequence[st
     attempt = record.attempts[-1].number
     if opened.loaded is None:
         position = f"begins at iteration 1 of {length.total}"
+    elif done >= length.total:
+        position = f"is at iteration {done}, and is to have {length.total}: it completes"
     else:
         position = (
             f"resumes at iteration {done + 1} of {length.total} "

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import collections
+
 import pytest
 import torch
 
-from igniter.devices import device_named
+from igniter.devices import device_named, to_device
 from igniter.errors import UsageError
 
 
@@ -55,3 +57,12 @@ def test_absent_device(monkeypatch: pytest.MonkeyPatch) -> None:
 def fail(*args: object, **options: object) -> None:
     """Fail as torch does where a device is not there, or cannot be used."""
     raise RuntimeError("all devices are busy\nand a second line")
+
+
+def test_mappings_stay_what_they_are() -> None:
+    """A batch that is a defaultdict or a Counter comes back as one, with its values once."""
+    batch = collections.defaultdict(list, {"x": [torch.ones(1)], "n": collections.Counter(a=2)})
+    moved = to_device(batch, torch.device("cpu"))
+    assert moved.default_factory is list
+    assert moved["n"] == {"a": 2}
+    assert moved is not batch

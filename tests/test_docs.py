@@ -153,9 +153,20 @@ def test_each_feature_has_its_proof() -> None:
     """No row of docs/features.md lacks a test, and each test that is named is there."""
     missing = []
     for feature, _, how, proof in rows("features.md"):
-        if feature == "feature":
+        if feature in ("feature", "fault"):
             continue
         file, separator, test = proof.partition("::")
         if not (how and separator and test in functions_of(file)):
             missing.append(f"{feature}: {proof}")
     assert missing == []
+
+
+def test_the_page_has_every_ready_made_callback() -> None:
+    """Each name of igniter.handlers, and each hook and method a model may override, is on it."""
+    from igniter import handlers
+    from igniter.models.hooks import ModelHooks
+
+    text = (PAGES / "model.md").read_text(encoding="utf-8")
+    wanted = {*handlers.__all__, *(name for name in vars(ModelHooks) if not name.startswith("_"))}
+    testing = {name for name in wanted if name.startswith("on_testing_")}  # "the same four"
+    assert {name for name in wanted - testing if f"`{name}" not in text} == set()

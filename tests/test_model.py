@@ -456,6 +456,31 @@ def test_a_model_that_is_fitted_again_goes_on(tmp_path: Path) -> None:
     assert model.optimizer.state
 
 
+def test_a_model_with_parts_of_its_own_is_fitted_after_a_validation(tmp_path: Path) -> None:
+    """What its setup has made is all there is: no module and no optimizer are asked for."""
+
+    class Own(Points):
+        optimizer = None
+
+        def setup(self) -> None:
+            self.net, self.loss = network(), nn.CrossEntropyLoss()
+            self.pair = [torch.optim.SGD([p], lr=0.1) for p in self.net[0].parameters()]
+
+        def forward(self, inputs: Any) -> Any:
+            return self.net(inputs)
+
+        def optimizer_step(self) -> None:
+            self.updates.step(*self.pair)
+
+        def zero_grad(self) -> None:
+            self.net.zero_grad()
+
+    model = Own()
+    before = model.validate(loader())["eval/loss"]
+    assert fit(tmp_path, model).status == "completed"
+    assert model.validate(loader())["eval/loss"] != before
+
+
 @pytest.mark.parametrize("step_on", ["update", "epoch", "eval/loss"])
 def test_schedulers_step_when_asked(step_on: str, tmp_path: Path) -> None:
     """After each update, each epoch or on a metric, exact under stops."""

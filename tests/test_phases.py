@@ -12,6 +12,7 @@ from support import assert_same_run, points
 from test_model import Points, fit
 from torch.utils.data import DataLoader, TensorDataset
 
+from igniter import RunSpec, train
 from igniter.errors import CheckpointMismatch, UsageError
 from igniter.phases import PhasedBatches
 
@@ -88,6 +89,21 @@ def test_what_is_no_phase_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=text):
             fit(tmp_path, Points(), loaders=(given,))
+
+
+def test_an_evaluation_has_no_phases(tmp_path: Path) -> None:
+    """Loaders by epoch, or loaders by name that is a number, are refused for an evaluation."""
+    phased = RunSpec(step=lambda engine, batch: {"loss": 0.0}, loader={1: [1], 2: [2]})
+    for given, said in ((phased, "loaders by epoch"), ({1: phased}, "cannot be called 1")):
+        with pytest.raises(UsageError, match=said):
+            train(
+                to_save={"model": torch.nn.Linear(1, 1)},
+                train_spec=RunSpec(step=lambda engine, batch: {"loss": 0.0}, loader=[1]),
+                eval_spec=given,
+                output_dir=tmp_path,
+                mlflow=False,
+                progress="none",
+            )
 
 
 def test_phases_come_and_go_only_in_a_new_run(tmp_path: Path) -> None:

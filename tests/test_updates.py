@@ -250,13 +250,12 @@ def test_batches_that_count_for_nothing(tmp_path: Path) -> None:
 def test_a_group_begun_is_finished_as_it_was() -> None:
     """Where --accumulate is another one after a resume, what was gathered counts by its weight."""
     updates, weight = Updates(), nn.Parameter(torch.tensor(1.0))
-    for accumulate in (3, 1):
-        updates.configure(UpdateOptions(accumulate=accumulate), torch.device("cpu"), None)
-        if accumulate == 1:
-            updates.load_state_dict(state)
-        updates.begin(accumulate)
-        updates.backward(weight * 4.0, weight=2)
+    for iteration, accumulate in ((1, 3), (2, 1)):
         state = updates.state_dict()
+        updates.configure(UpdateOptions(accumulate=accumulate), torch.device("cpu"), None)
+        updates.load_state_dict(state)
+        updates.begin(iteration)
+        updates.backward(weight * 4.0, weight=2)
     updates.step(torch.optim.SGD([weight], lr=1.0))
     assert weight.item() == -3.0
 
@@ -269,3 +268,43 @@ def test_an_optimizer_without_gradients() -> None:
     updates.begin(1)
     updates.step(idle)
     assert updates.stepped
+
+
+def test_a_step_that_passes_over_its_updates_is_refused(tmp_path: Path) -> None:
+    """A Model with a train_step by hand does not train otherwise than asked in silence."""
+
+    class ByHand(Points):
+        def train_step(self, batch: Any) -> Any:
+            inputs, target = self.split(batch)
+            loss = self.compute_loss(self.forward(inputs), target)
+            loss.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            return {"loss": loss.detach()}
+
+    assert fit(tmp_path / "plain", ByHand()).status == "completed"
+    asked: dict[str, Any]
+    for asked, text in (
+        ({"accumulate": 2}, "--accumulate 2: .* does not use backward, due, step of its updates"),
+        ({"precision": "bf16"}, "does not use autocast of its updates"),
+        ({"clip_norm": 1.0}, "does not use backward, step"),
+    ):
+        with pytest.raises(UsageError, match=text):
+            fit(tmp_path / str(asked), ByHand(), **asked)
+
+
+def test_a_step_that_does_not_ask_whether_an_update_is_due_is_refused(tmp_path: Path) -> None:
+    """It would update after every batch, whatever --accumulate says."""
+
+    class Hasty(Points):
+        def train_step(self, batch: Any) -> Any:
+            inputs, target = self.split(batch)
+            loss = self.compute_loss(self.forward(inputs), target)
+            self.backward(loss)
+            self.optimizer_step()
+            self.zero_grad()
+            return {"loss": loss.detach()}
+
+    assert fit(tmp_path / "plain", Hasty()).status == "completed"
+    with pytest.raises(UsageError, match="does not use due of its updates"):
+        fit(tmp_path, Hasty(), accumulate=2)

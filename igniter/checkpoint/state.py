@@ -14,6 +14,7 @@ from igniter.checkpoint.compare import first_difference, share_memory
 from igniter.checkpoint.gradients import StepWatch, parameters
 from igniter.checkpoint.groups import Groups, group_names, restore_entries, restore_groups
 from igniter.checkpoint.keys import plain_key, unwrapped
+from igniter.checkpoint.modes import make_persistent, modes_of, restore_modes
 from igniter.checkpoint.numbers import Numbers
 from igniter.errors import CheckpointMismatch, UsageError
 
@@ -48,6 +49,8 @@ class SavedObjects:
                     "load_state_dict; leave it out, or give it the two methods"
                 )
         self._objects = {name: unwrapped(value) for name, value in to_save.items()}
+        for module in self.modules.values():
+            make_persistent(module)
         self._may_lack = may_lack
         self._steps = {name: StepWatch(found) for name, found in self.optimizers.items()}
 
@@ -186,26 +189,14 @@ class SavedObjects:
                 if plain_key(key) in named:
                     parameter.grad = named[plain_key(key)].to(parameter.device)
 
-    def modes(self) -> dict[str, dict[str, list[str]]]:
-        """What a state_dict leaves out of each module: frozen parameters, parts in eval mode."""
-        return {
-            name: {
-                "frozen": [
-                    plain_key(k) for k, p in module.named_parameters() if not p.requires_grad
-                ],
-                "eval": [plain_key(k) for k, part in module.named_modules() if not part.training],
-            }
-            for name, module in self.modules.items()
-        }
+    def modes(self) -> dict[str, Any]:
+        """What a state_dict leaves out of each module: see :mod:`igniter.checkpoint.modes`."""
+        return {name: modes_of(module) for name, module in self.modules.items()}
 
-    def restore_modes(self, modes: Mapping[str, Mapping[str, list[str]]]) -> None:
+    def restore_modes(self, modes: Mapping[str, Any]) -> None:
         """Put back what :meth:`modes` gave."""
         for name, module in self.modules.items():
-            frozen, in_eval = set(modes[name]["frozen"]), set(modes[name]["eval"])
-            for key, parameter in module.named_parameters():
-                parameter.requires_grad_(plain_key(key) not in frozen)
-            for key, part in module.named_modules():
-                part.training = plain_key(key) not in in_eval
+            restore_modes(module, modes[name])
 
     def numbers(self, state: Mapping[str, Any]) -> list[Numbers]:
         """What must not be NaN in a ``state`` of the objects: floats of the modules."""

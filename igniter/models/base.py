@@ -63,7 +63,9 @@ class ModelBase(Steps):
 
     def setup_training(self) -> None:
         """Make what only training needs: the optimizer and the scheduler."""
-        if vars(self).get("optimizer") is None:  # load_model makes one that has its state
+        # A setup of one's own may have made others. load_model makes one that has its state.
+        is_wanted = "optimizer" in self.parameters or declared(type(self), "optimizer") is not None
+        if is_wanted and vars(self).get("optimizer") is None:
             self.optimizer = self.make("optimizer", self.trained_parameters())
         if self.optimizer is not None and vars(self).get("scheduler") is None:
             self.scheduler = self.make("scheduler", self.optimizer)
@@ -138,12 +140,12 @@ class ModelBase(Steps):
 
     @property
     def iteration(self) -> int:
-        """The iteration of the run, counted from 1; 0 before."""
+        """The iteration of the run, counted from 1; 0 outside of training."""
         return 0 if self.trainer is None else self.trainer.state.iteration
 
     @property
     def epoch(self) -> int:
-        """The epoch of the run, counted from 1; 0 before."""
+        """The epoch of the run, counted from 1; 0 outside of training."""
         return 0 if self.trainer is None else self.trainer.state.epoch
 
     def train(self) -> None:

@@ -89,11 +89,11 @@ class ModelHooks:
 
 
 def is_overridden(model: ModelHooks, name: str) -> bool:
-    """Whether the model's class has its own method of that name."""
-    return getattr(type(model), name) is not getattr(ModelHooks, name)
+    """Whether the model, or its class, has its own method of that name."""
+    return getattr(getattr(model, name), "__func__", None) is not getattr(ModelHooks, name)
 
 
 def own_hooks(model: ModelHooks) -> SimpleNamespace:
     """The hooks that the model's class has overridden."""
-    names = [name for name in hooks.hooks_of(model) if is_overridden(model, name)]
+    names = [name for name in hooks.hook_names() if is_overridden(model, name)]
     return SimpleNamespace(**{name: getattr(model, name) for name in names})

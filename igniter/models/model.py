@@ -14,7 +14,6 @@ Synopsis::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +49,7 @@ class Model(ModelBase):
         loader: Any,
         evaluations: Any = None,
         *,
-        callbacks: Sequence[Any] = (),
+        callbacks: Any = (),
         **options: Any,
     ) -> Result:
         """Train on ``loader``, from where the run was left to its end.
@@ -59,7 +58,8 @@ class Model(ModelBase):
             loader: as in :class:`igniter.RunSpec`.
             evaluations: a loader (called ``eval``), or several by name; each a loader or what
                 :meth:`evaluation` returns.
-            callbacks: objects with ``on_…`` methods (:mod:`igniter.hooks`), or functions.
+            callbacks: objects with ``on_…`` methods (:mod:`igniter.hooks`), or functions; one, or
+                several in a list.
             options: the further arguments of :func:`igniter.train`. Without ``parameters`` and
                 ``identity`` the class and :attr:`parameters` tell which run it is.
 

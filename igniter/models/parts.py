@@ -11,6 +11,7 @@ import torch
 
 from igniter.checkpoint.compare import first_difference
 from igniter.checkpoint.portable import is_storable
+from igniter.devices import detached
 from igniter.protocols import has_state
 
 ATTRIBUTES = "(attributes)"
@@ -97,19 +98,21 @@ class TrainedTensor:
             self.tensor.copy_(state["tensor"])
 
 
-def is_plain(name: str, value: Any) -> bool:
+def is_plain(value: Any) -> bool:
     """Whether an attribute is saved as data, and comes back as it was."""
-    trained = any(_is_trained(part) for _, part in _with_items(name, value))
-    return is_storable(value) and not trained and not _has_named_tuple(value)
+    return is_storable(value) and not _would_be_another(value)
 
 
-def _has_named_tuple(value: Any) -> bool:
-    """Whether there is one in it, which would come back as a tuple without names."""
+def _would_be_another(value: Any) -> bool:
+    """Whether there is in it what comes back as something else.
+
+    A tensor that is trained would not be the optimizer's, a named tuple would be without names.
+    """
     if isinstance(value, Mapping):
         value = [*value, *value.values()]
-    if not isinstance(value, (list, tuple)):
-        return False
-    return hasattr(value, "_fields") or any(map(_has_named_tuple, value))
+    if isinstance(value, (list, tuple)):
+        return hasattr(value, "_fields") or any(map(_would_be_another, value))
+    return _is_trained(value)
 
 
 class PlainAttributes:
@@ -122,20 +125,20 @@ class PlainAttributes:
     def __init__(self, owner: Any, leave_out: Collection[str]) -> None:
         self._owner = owner
         self._leave_out = frozenset(leave_out)
-        self._before = copy.deepcopy(self._now())
+        self._before = copy.deepcopy(detached(self._now()))
 
     def _now(self) -> dict[str, Any]:
         return {
             name: value
             for name, value in attributes_of(self._owner).items()
-            if name not in self._leave_out and is_plain(name, value)
+            if name not in self._leave_out and is_plain(value)
         }
 
     def state_dict(self) -> dict[str, Any]:
         """Those that have changed, by name, and the names of those that were deleted."""
         before, there = self._before, attributes_of(self._owner)
         changed = {
-            name: value
+            name: detached(value)
             for name, value in self._now().items()
             if name not in before or first_difference(before[name], value, "") is not None
         }

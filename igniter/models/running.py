@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def fit(
     model: ModelBase,
     loader: Any,
     evaluations: Any,
-    callbacks: Sequence[Any],
+    callbacks: Any,
     options: Mapping[str, Any],
 ) -> Result:
     """Have the parts made for a run of this length, and train."""
@@ -44,13 +44,16 @@ def fit(
     if not {"parameters", "identity"} & set(options):
         # Two models are two runs.
         options = {**options, "parameters": {"model": type(model).__name__, **model.parameters}}
-    return training.train(
-        to_save=model.to_save(),
-        train_spec=specs.training(model, loader, callbacks),
-        eval_spec=specs.evaluations(model, evaluations),
-        about=specs.about(model),
-        **options,
-    )
+    try:
+        return training.train(
+            to_save=model.to_save(),
+            train_spec=specs.training(model, loader, callbacks),
+            eval_spec=specs.evaluations(model, evaluations),
+            about=specs.about(model),
+            **options,
+        )
+    finally:
+        model.trainer = None
 
 
 _OF_EVALUATION = {"module": "forward", "loss": "compute_loss"}
@@ -66,7 +69,7 @@ def _require_parts(model: ModelBase, step: str, methods: Mapping[str, str]) -> N
 
 
 def _is_own(model: ModelBase, method: str) -> bool:
-    return getattr(type(model), method) is getattr(Steps, method)
+    return getattr(getattr(model, method), "__func__", None) is getattr(Steps, method)
 
 
 def sizes_of(length: Length, accumulate: int) -> Sizes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from igniter import hooks
@@ -18,7 +19,7 @@ from igniter.run_engine import RunEngine, RunEvents
 from igniter.spec import RunSpec
 
 
-def training(model: ModelBase, loader: Any, callbacks: Sequence[Any]) -> RunSpec:
+def training(model: ModelBase, loader: Any, callbacks: Any) -> RunSpec:
     """The training of ``model`` on ``loader``."""
 
     def train_step(engine: Any, batch: Any) -> Any:
@@ -28,9 +29,13 @@ def training(model: ModelBase, loader: Any, callbacks: Sequence[Any]) -> RunSpec
         step=train_step,
         loader=loader,
         metrics=model.metrics("train"),
-        callback=[Training(model), *_patience(model), *callbacks],
+        callback=[Training(model), *_patience(model), *_several(callbacks)],
         updates=model.updates,
     )
+
+
+def _several(callbacks: Any) -> Sequence[Any]:
+    return callbacks if isinstance(callbacks, Sequence) else [callbacks]
 
 
 def _patience(model: ModelBase) -> list[Any]:
@@ -44,6 +49,9 @@ def _patience(model: ModelBase) -> list[Any]:
         )
     from igniter.handlers.early_stopping import EarlyStopping
 
+    hooks.check_call(
+        f"{_label(model)}.have_metrics_improved", model.have_metrics_improved, ["metrics"]
+    )
     return [EarlyStopping(patience=model.patience, improved=model.have_metrics_improved)]
 
 
@@ -57,10 +65,8 @@ def evaluation(model: ModelBase, loader: Any, name: str, options: Mapping[str, A
     def attach(engine: RunEngine, trainer: RunEngine) -> None:
         hooks.attach_evaluation(_label(model), own_hooks(model), engine)
 
-    given = {"metrics": model.metrics(name), "callback": (), **options}
-    spec = RunSpec(step=step, loader=loader, **given)
-    object.__setattr__(spec, "callback", (attach, *spec.callbacks))
-    return spec
+    spec = RunSpec(step=step, loader=loader, **{"metrics": model.metrics(name), **options})
+    return replace(spec, callback=(attach, *spec.callbacks))
 
 
 def evaluations(model: ModelBase, given: Any) -> dict[str, RunSpec]:
@@ -76,11 +82,15 @@ def evaluations(model: ModelBase, given: Any) -> dict[str, RunSpec]:
 
 def about(model: ModelBase) -> About:
     """What its run may ask the model for."""
+
+    def named(name: str) -> Any:
+        return hooks.named(f"{_label(model)}.{name}", getattr(model, name))
+
     exports = is_overridden(model, "trained_state_dict")
     return About(
-        banner=model.banner,
-        metadata=model.checkpoint_metadata,
-        exported=model.trained_state_dict if exports else None,
+        banner=named("banner"),
+        metadata=named("checkpoint_metadata"),
+        exported=named("trained_state_dict") if exports else None,
         model=Description.of(type(model), model.parameters).as_data(),
     )
 
@@ -118,9 +128,9 @@ class Training:
             )
 
     def _watch_for_the_end(self, trainer: RunEngine) -> None:
-        asked = hooks.named(
-            f"{_label(self._model)}.should_training_stop", self._model.should_training_stop
-        )
+        name = f"{_label(self._model)}.should_training_stop"
+        hooks.check_call(name, self._model.should_training_stop, [])
+        asked = hooks.named(name, self._model.should_training_stop)
 
         def look() -> None:
             if asked():

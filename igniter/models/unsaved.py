@@ -8,6 +8,8 @@ import io
 from collections.abc import Collection, Iterator
 from typing import Any
 
+import torch
+
 from igniter.checkpoint.keys import unwrapped
 from igniter.models.parts import TrainedTensor, attributes_of, is_plain
 from igniter.run_engine import RunEngine
@@ -23,19 +25,19 @@ class Unsaved:
 
     Args:
         owner: the model.
-        parts: what is saved of it.
+        saved: its parts, which are saved.
         leave_out: attributes of igniter's own.
     """
 
-    def __init__(self, owner: Any, parts: Collection[Any], leave_out: Collection[str]) -> None:
+    def __init__(self, owner: Any, saved: Collection[Any], leave_out: Collection[str]) -> None:
         self._owner = owner
         self._leave_out = leave_out
-        self._parts = list(parts)  # kept, so that no other object gets the id of one
+        self._parts = list(saved)  # kept, so that no other object gets the id of one
         self._told: set[str] = set()
 
     def watch(self, trainer: RunEngine) -> None:
         """Begin, when the state is what training goes on with."""
-        self._warn = trainer.warn
+        self._trainer = trainer
         self._before = self._now()
         look_now_and_then(trainer, trainer.state.iteration, self._look)
 
@@ -47,7 +49,7 @@ class Unsaved:
             if name in self._told or (found == self._before.get(name, {}) and not moves):
                 continue
             self._told.add(name)
-            self._warn(
+            self._trainer.warn(
                 f"{type(self._owner).__name__}.{name} ({type(value).__name__}) changes in training "
                 "and is not saved: after a stop it would not be as it was. Assign what has a "
                 "state_dict in setup(), and keep the rest as numbers, texts, tensors, lists or "
@@ -56,12 +58,18 @@ class Unsaved:
 
     def _now(self) -> dict[str, dict[str, str]]:
         """The fingerprints of what is not saved, by attribute."""
-        saved = {id(each) for part in self._parts for each in (part, unwrapped(part))}
-        saved |= {id(part.tensor) for part in self._parts if isinstance(part, TrainedTensor)}
+        saved = {id(self._owner), id(self._trainer)}  # that others lead back to
+        for part in self._parts:
+            saved |= {id(part), id(unwrapped(part))}
+            if isinstance(part, TrainedTensor):
+                saved.add(id(part.tensor))
+            elif isinstance(part, torch.nn.Module):
+                within = (*part.modules(), *part.parameters(), *part.buffers())
+                saved.update(map(id, within))
         found = {}
         for name, value in attributes_of(self._owner).items():
             looked_at = name not in self._leave_out and self._may_be_state(value)
-            if looked_at and not is_plain(name, value):
+            if looked_at and not is_plain(value):
                 found[name] = fingerprints(value, name, skip=saved, limit=_LIMIT)
         return found
 
