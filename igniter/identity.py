@@ -69,7 +69,7 @@ FREE: frozenset[str] = frozenset(
 )
 """igniter's own arguments that do not shape the result: they may change from start to start."""
 
-_CAME_LATER: Mapping[str, Any] = {
+CAME_LATER: Mapping[str, Any] = {
     "limit_batches": None,
     "precision": "fp32",
     "accumulate": 1,
@@ -132,7 +132,7 @@ def shaping(arguments: Mapping[str, Any], free: Iterable[str] = ()) -> dict[str,
     """
     left_out = FREE.union(free)
     kept = {name: plain(arguments[name]) for name in sorted(arguments) if name not in left_out}
-    for name, value in _CAME_LATER.items():
+    for name, value in CAME_LATER.items():
         if name in kept and kept[name] == value:
             del kept[name]
     return mask_mapping(kept)

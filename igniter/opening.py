@@ -16,7 +16,7 @@ from igniter.checkpoint.files import Loaded
 from igniter.checkpoint.store import CheckpointStore
 from igniter.errors import RunRefused, UsageError
 from igniter.history import History
-from igniter.identity import digest, plain, shaping
+from igniter.identity import CAME_LATER, digest, plain, shaping
 from igniter.lock import RunLock
 from igniter.provenance import Provenance, collect
 from igniter.result import Result
@@ -101,9 +101,10 @@ def asked(
     identity: Mapping[str, Any] | None,
     parameters: Mapping[str, Any] | None,
 ) -> Asked:
-    """What a call of ``train`` asks for; the seed shapes every result."""
-    given = parameters if identity is None else identity
-    return Asked(name, {"seed": settings.seed, **shaping(given or {})}, parameters or {})
+    """What a call of ``train`` asks for; the settings that shape a result count, too."""
+    given = (parameters if identity is None else identity) or {}
+    own = {key: getattr(settings, key) for key in ("seed", *CAME_LATER)}
+    return Asked(name, shaping({**own, **given}), parameters or {})
 
 
 def locate(settings: Settings, asked: Asked) -> Paths:

@@ -307,9 +307,11 @@ def test_should_training_stop_is_asked_everywhere(tmp_path: Path) -> None:
             self.wanted = self.iteration >= 5
 
         setattr(Stopping, f"on_{moment}", ask)
-        result = fit(tmp_path / moment, Stopping())
-        assert (result.status, result.iteration) == ("completed", 5), moment
-        assert fit(tmp_path / moment, Stopping()).iteration == 5
+        ends = {"batch_end": 5, "validation_end": 6, "epoch_end": 5}[moment]
+        how: dict[str, Any] = {"eval_every": "3 iterations"}
+        result = fit(tmp_path / moment, Stopping(), **how)
+        assert (result.status, result.iteration) == ("completed", ends), moment
+        assert fit(tmp_path / moment, Stopping(), **how).iteration == ends
 
 
 def test_patience(tmp_path: Path) -> None:
@@ -318,8 +320,11 @@ def test_patience(tmp_path: Path) -> None:
     class Patient(Points):
         patience = 2
 
+        def on_validation_end(self, cycle: int, name: str, metrics: Mapping[str, float]) -> None:
+            self.better = cycle < 3  # before it is asked whether that is so
+
         def have_metrics_improved(self, metrics: Mapping[str, float]) -> bool:
-            return self.epoch < 3
+            return self.better
 
     assert_exact(tmp_path, Patient, (7, 16, 20), max_epochs=9)
     assert checkpoint(tmp_path / "stopped")[0] == "iteration-00000020-final"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +29,7 @@ def training(model: ModelBase, loader: Any, callbacks: Any) -> RunSpec:
         step=train_step,
         loader=loader,
         metrics=model.metrics("train"),
-        callback=[Training(model), *_patience(model), *_several(callbacks)],
+        callback=[_joining(model), *_patience(model), *_several(callbacks)],
         updates=model.updates,
     )
 
@@ -63,8 +63,10 @@ def evaluation(model: ModelBase, loader: Any, name: str, options: Mapping[str, A
         return model.test_step(batch) if tests else model.eval_step(batch)
 
     def attach(engine: RunEngine, trainer: RunEngine) -> None:
-        hooks.attach_evaluation(_label(model), own_hooks(model), engine)
+        if trainer is not model.trainer:  # in a training they were attached before the callbacks
+            hooks.attach_evaluation(_label(model), own_hooks(model), engine)
 
+    step.model = model  # type: ignore[attr-defined]
     spec = RunSpec(step=step, loader=loader, **{"metrics": model.metrics(name), **options})
     return replace(spec, callback=(attach, *spec.callbacks))
 
@@ -95,51 +97,54 @@ def about(model: ModelBase) -> About:
     )
 
 
-class Training:
-    """The model's part in its training, as a callback object."""
+def _joining(model: ModelBase) -> Callable[[RunEngine, RunEngine], None]:
+    """What lets the model take part in a run of its training, before every callback of the run."""
 
-    def __init__(self, model: ModelBase) -> None:
-        self._model = model
-
-    def attach(self, trainer: RunEngine) -> None:
-        """Let the model know of the run, and have its hooks called."""
-        model = self._model
+    def join(engine: RunEngine, trainer: RunEngine) -> None:
         model.trainer = trainer
         hooks.warn_of_others(_label(model), model, trainer.warn)
         trainer.add_event_handler(RunEvents.TRAINING_STARTED, model.train)
         if model.stepping is not None:
-            self._step_after(model.stepping, trainer)
+            _step_after(model.stepping, trainer)
         hooks.attach_training(_label(model), own_hooks(model), trainer)
+        for evaluator in trainer.evaluators.values():
+            if getattr(evaluator.spec.step, "model", None) is model:
+                hooks.attach_evaluation(_label(model), own_hooks(model), evaluator)
         if is_overridden(model, "should_training_stop"):
-            self._watch_for_the_end(trainer)
+            _watch_for_the_end(model, trainer)
         unsaved = Unsaved(model, model.to_save().values(), NO_PARTS)
         trainer.add_event_handler(Events.STARTED, unsaved.watch, trainer)
 
-    def _step_after(self, stepping: Stepping, trainer: RunEngine) -> None:
-        evaluators = trainer.evaluators
-        stepping.check(
-            {f"{n}/{m}": of for n, e in evaluators.items() for m, of in e.spec.metrics.items()}
+    return join
+
+
+def _step_after(stepping: Stepping, trainer: RunEngine) -> None:
+    evaluators = trainer.evaluators
+    stepping.check(
+        {f"{n}/{m}": of for n, e in evaluators.items() for m, of in e.spec.metrics.items()}
+    )
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, stepping.after_epoch)
+    for evaluator in evaluators.values():
+        evaluator.add_event_handler(
+            Events.COMPLETED,
+            lambda engine: stepping.after_evaluation(engine.metrics_by_full_name()),
         )
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, stepping.after_epoch)
-        for evaluator in evaluators.values():
-            evaluator.add_event_handler(
-                Events.COMPLETED,
-                lambda engine: stepping.after_evaluation(engine.metrics_by_full_name()),
-            )
 
-    def _watch_for_the_end(self, trainer: RunEngine) -> None:
-        name = f"{_label(self._model)}.should_training_stop"
-        hooks.check_call(name, self._model.should_training_stop, [])
-        asked = hooks.named(name, self._model.should_training_stop)
 
-        def look() -> None:
-            if asked():
-                trainer.terminate()
+def _watch_for_the_end(model: ModelBase, trainer: RunEngine) -> None:
+    """Ask the model whether to stop, after its own hooks of the same moments."""
+    name = f"{_label(model)}.should_training_stop"
+    hooks.check_call(name, model.should_training_stop, [])
+    asked = hooks.named(name, model.should_training_stop)
 
-        for event in (Events.ITERATION_COMPLETED, Events.EPOCH_COMPLETED):
-            trainer.add_event_handler(event, look)
-        for evaluator in trainer.evaluators.values():
-            evaluator.add_event_handler(Events.COMPLETED, look)
+    def look() -> None:
+        if asked():
+            trainer.terminate()
+
+    for event in (Events.ITERATION_COMPLETED, Events.EPOCH_COMPLETED):
+        trainer.add_event_handler(event, look)
+    for evaluator in trainer.evaluators.values():
+        evaluator.add_event_handler(Events.COMPLETED, look)
 
 
 def _label(model: ModelBase) -> str:
