@@ -10,7 +10,7 @@ from igniter import attaching, checks, hooks
 from igniter.about import About
 from igniter.assembled import Assembled
 from igniter.best import Best
-from igniter.cadence import Timer
+from igniter.cadence import Length, Timer
 from igniter.checkpoint.state import SavedObjects
 from igniter.committing import Committer
 from igniter.devices import device_named
@@ -121,22 +121,16 @@ def assemble(
         ): Timer(evaluation.interval("every", settings.interval("eval_every")), length, at_end=True)
         for name, evaluation in evaluations_run.items()
     }
-    measured = {
-        f"{name}/{key}": metric
-        for name, evaluation in evaluations.items()
-        for key, metric in evaluation.metrics.items()
-    }
-    better = direction(settings.best_mode, settings.best_metric, measured)
     engine.evaluators = {evaluator.name: evaluator.engine for evaluator in evaluators}
     for each in (engine, *engine.evaluators.values()):
         each.objects, each.run_dir, each.length = objects.by_name, opened.paths.root, length
-        each.attempt = len(opened.record.attempts) + 1
+        each.attempt = opened.attempt
         each.say, each.warn = display.say, display.warn
     attaching.configure(spec, settings, engine, length)
-    best = Best(settings.best_metric, better, settings.keep_best)
+    best = _best(settings, evaluations)
     journal = Journal.open(
         opened.paths.journal,
-        attempt=len(opened.record.attempts) + 1,
+        attempt=opened.attempt,
         offset=opened.journal_offset,
         warn=display.warn,
     )
@@ -160,19 +154,10 @@ def assemble(
     pace = None
     if save_every.share is not None:
         pace = Pace(save_every.share, holdings.size, display.say)
-    extra = {
-        "arguments": opened.record.arguments,
-        "learning_rates": rates.in_force,
-        "epoch_length": length.epoch,
-        "total_iterations": length.total,
-        "versions": opened.provenance.versions,
-    }
-    if about.model is not None:
-        extra["model"] = about.model
     behind = ThreadPoolExecutor(1, "igniter-save", initializer=leave_to_main_thread)
     recorder = Recorder(opened.record, opened.paths, opened.store, best, behind, display.warn)
     saver = Saver(
-        Committer(opened.store, journal, extra),
+        Committer(opened.store, journal, _manifest_entries(opened, rates, length, about)),
         holdings,
         recorder,
         behind,
@@ -238,3 +223,28 @@ def assemble(
         assembled.close()
         raise
     return assembled
+
+
+def _best(settings: Settings, evaluations: Mapping[str, RunSpec]) -> Best:
+    """What ranks checkpoints, in the direction that is better for the metric."""
+    measured = {
+        f"{name}/{key}": metric
+        for name, evaluation in evaluations.items()
+        for key, metric in evaluation.metrics.items()
+    }
+    better = direction(settings.best_mode, settings.best_metric, measured)
+    return Best(settings.best_metric, better, settings.keep_best)
+
+
+def _manifest_entries(
+    opened: Opened, rates: LearningRates, length: Length, about: About
+) -> dict[str, Any]:
+    """What each manifest says of the run."""
+    entries = {
+        "arguments": opened.record.arguments,
+        "learning_rates": rates.in_force,
+        "epoch_length": length.epoch,
+        "total_iterations": length.total,
+        "versions": opened.provenance.versions,
+    }
+    return entries if about.model is None else {**entries, "model": about.model}

@@ -62,6 +62,11 @@ class Opened:
         """The last iteration that is done."""
         return 0 if self.loaded is None else self.loaded.checkpoint.iteration
 
+    @property
+    def attempt(self) -> int:
+        """The number of the attempt that is to begin."""
+        return len(self.record.attempts) + 1
+
     def is_finished(self, total: int) -> bool:
         """Whether the run completed before, and is not asked to go further than it was then."""
         before = self.record.total_iterations or 0

@@ -503,3 +503,23 @@ def test_schedulers_step_when_asked(step_on: str, tmp_path: Path) -> None:
     assert state["state"]["scheduler"]["last_epoch"] == steps[step_on]
     rate = state["state"]["optimizer"]["param_groups"][0]["lr"]
     assert rate == pytest.approx({"update": 0.0, "epoch": 1e-6, "eval/loss": 1e-6}[step_on])
+
+
+def test_what_is_trained_begins_in_training_mode(tmp_path: Path) -> None:
+    """A module that comes in eval mode is put in training mode if it is trained, a teacher is not."""
+
+    class Student(Points):
+        def setup(self) -> None:
+            super().setup()
+            self.teacher = network().eval()
+            self.module.eval()  # as a pretrained one may come
+            self.modes: list[bool] = []
+
+        def on_training_start(self) -> None:
+            self.modes += [self.module.training, self.teacher.training]
+
+    fit(tmp_path, Student(), 3)
+    model = Student()
+    fit(tmp_path, model)
+    assert model.modes == [True, False]
+    assert (model.module.training, model.teacher.training) == (True, False)

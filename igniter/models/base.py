@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from igniter.checkpoint.gradients import parameters
 from igniter.errors import UsageError
 from igniter.imports import nearest
 from igniter.models.components import component, declared
@@ -149,9 +150,15 @@ class ModelBase(Steps):
         return 0 if self.trainer is None else self.trainer.state.epoch
 
     def train(self) -> None:
-        """Put every module in training mode; called once in a run, before it begins."""
+        """Put what is trained in training mode; called once in a run, before it begins.
+
+        That is every module of which an optimizer holds a part: a frozen teacher stays as it is.
+        """
+        optimizers = [p for p in self.parts().values() if isinstance(p, torch.optim.Optimizer)]
+        trained = {id(p) for optimizer in optimizers for p in parameters(optimizer)}
         for module in self.modules().values():
-            module.train()
+            if any(id(parameter) in trained for parameter in module.parameters()):
+                module.train()
 
     def eval(self) -> None:
         """Put every module in eval mode."""
