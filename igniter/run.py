@@ -95,8 +95,10 @@ class TrainingRun:
             if not (self.stopped or self._completed):
                 # A handler ended the run in a way that leaves COMPLETED out.
                 self._complete()
-        finally:
-            self.engine.fire_event(RunEvents.ATTEMPT_ENDED)
+        except BaseException:
+            self.engine.end_attempt(after_an_error=True)
+            raise
+        self.engine.end_attempt()
 
     def after_iteration(self) -> None:
         """The safe point. Where nothing is due it costs a look at the clock and comparisons."""

@@ -66,6 +66,16 @@ class RunEngine(Engine):
         """The values that it has computed, such as ``eval/loss``."""
         return {f"{self.name}/{name}": value for name, value in self.state.metrics.items()}
 
+    def end_attempt(self, *, after_an_error: bool = False) -> None:
+        """Fire the last event of an attempt; an error in it takes no earlier one's place."""
+        try:
+            self.fire_event(RunEvents.ATTEMPT_ENDED)
+        except Exception as error:
+            if not after_an_error:
+                raise
+            notes = getattr(error, "__notes__", ["raised in a handler"])
+            self.warn(f"{type(error).__name__}: {error} ({notes[0]})")
+
     def save_checkpoint(self, *, keep: bool = False) -> None:
         """Ask for a checkpoint at the next safe point; with ``keep`` it is kept for ever.
 

@@ -197,3 +197,26 @@ def test_what_is_no_hook(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         train(Theirs())
     with pytest.raises(UsageError, match="the callback FromElsewhere is a class; give an object"):
         train(FromElsewhere)
+
+
+def test_the_first_error_is_the_one_that_is_raised(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What on_attempt_end raises after an error is told beside it; after none it is the error."""
+
+    class Failing:
+        def __init__(self, fails_before: bool) -> None:
+            self.fails_before = fails_before
+
+        def on_epoch_end(self, trainer: Any, epoch: int) -> None:
+            if self.fails_before:
+                raise ValueError("first")
+
+        def on_attempt_end(self, trainer: Any) -> None:
+            raise KeyError("second")
+
+    with pytest.raises(ValueError, match="first"):
+        small(tmp_path / "a", Failing(True)).train()
+    assert "KeyError: 'second' (raised in Failing.on_attempt_end)" in capsys.readouterr().err
+    with pytest.raises(KeyError, match="second"):
+        small(tmp_path / "b", Failing(False)).train()

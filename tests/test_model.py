@@ -506,7 +506,7 @@ def test_schedulers_step_when_asked(step_on: str, tmp_path: Path) -> None:
 
 
 def test_what_is_trained_begins_in_training_mode(tmp_path: Path) -> None:
-    """A module that comes in eval mode is put in training mode if it is trained, a teacher is not."""
+    """A module that comes in eval mode is put in training mode if it is trained: no teacher is."""
 
     class Student(Points):
         def setup(self) -> None:
