@@ -126,7 +126,7 @@ def assemble(
         each.objects, each.run_dir, each.length = objects.by_name, opened.paths.root, length
         each.attempt = opened.attempt
         each.say, each.warn = display.say, display.warn
-    attaching.configure(spec, settings, engine, length)
+    attaching.configure(spec, evaluations_run, settings, engine, length)
     best = _best(settings, evaluations)
     journal = Journal.open(
         opened.paths.journal,

@@ -63,9 +63,9 @@ def saved_by_itself(specs: Iterable[RunSpec], to_save: Mapping[str, Any]) -> dic
     """
     specs = list(specs)
     found = {f"{_CALLBACKS}{name}": value for name, value in callback_objects(specs).items()}
-    for spec in specs:
-        if spec.updates is not None:
-            found[_UPDATES] = spec.updates
+    # The training's, which comes first: those of an evaluation have nothing to save.
+    if specs and specs[0].updates is not None:
+        found[_UPDATES] = specs[0].updates
     held = {id(value) for value in to_save.values()}
     own = {n: value for n, value in found.items() if has_state(value) and id(value) not in held}
     for name in own:
@@ -85,12 +85,26 @@ def update_options(settings: Settings) -> UpdateOptions:
     )
 
 
-def configure(spec: RunSpec, settings: Settings, engine: StepEngine, length: Length) -> None:
-    """Have the step make its updates as the flags say.
+def configure_all(specs: Iterable[RunSpec], settings: Settings, device: Any) -> None:
+    """Have the steps of ``specs`` compute in the precision that the flags say, on ``device``."""
+    for spec in specs:
+        if spec.updates is not None:
+            spec.updates.configure(update_options(settings), device, None)
+
+
+def configure(
+    spec: RunSpec,
+    evaluations: Mapping[str, RunSpec],
+    settings: Settings,
+    engine: StepEngine,
+    length: Length,
+) -> None:
+    """Have the training step make its updates as the flags say, and evaluations in its precision.
 
     Raises:
         UsageError: they say something that the step does not do.
     """
+    configure_all(evaluations.values(), settings, engine.device)
     options = update_options(settings)
     updates = spec.updates
     if updates is None:

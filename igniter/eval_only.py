@@ -117,8 +117,7 @@ def evaluated(
     objects = SavedObjects({**to_save, **itself}, may_lack=lambda name: name not in objects.modules)
     for module in objects.modules.values():
         module.to(device)
-    if spec is not None and spec.updates is not None:
-        spec.updates.configure(attaching.update_options(settings), device, None)
+    attaching.configure_all(specs, settings, device)
     trainer = RunEngine(lambda engine, batch: None, "train", None)
     evaluators: list[Evaluator] = []
     values: dict[str, float] = {}

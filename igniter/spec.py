@@ -39,9 +39,9 @@ class RunSpec:
 
     ``loader`` may also map epochs to loaders, ``{1: small, 5: large}``: each from its epoch on.
     ``callback`` may also be an object with ``on_…`` methods, or several (:mod:`igniter.hooks`).
-    ``updates`` makes the step's updates as the flags say (:mod:`igniter.updates`). Of an
-    evaluation, ``weights.applied()`` is a context manager within which it runs, such as a moving
-    average's, and ``kind`` says which hooks it calls.
+    ``updates`` makes the step's updates as the flags say (:mod:`igniter.updates`); an evaluation
+    has its precision of them. Of an evaluation, ``weights.applied()`` is a context manager within
+    which it runs, such as a moving average's, and ``kind`` says which hooks it calls.
     """
 
     step: Step
@@ -146,14 +146,18 @@ class RunSpec:
     ) -> RunSpec:
         """The ordinary supervised evaluation step on (inputs, targets) batches.
 
-        The step returns ``loss``, ``prediction`` and ``target``, and ``accuracy`` where the
-        targets are class indices (integers of shape N for predictions of shape N x classes).
+        It computes in the run's precision. The step returns ``loss``, ``prediction`` and
+        ``target``, and ``accuracy`` where the targets are class indices (integers of shape N for
+        predictions of shape N x classes).
         """
         from igniter.steps import supervised_evaluation
+        from igniter.updates import Updates
 
+        updates = Updates()
         return cls(
-            step=supervised_evaluation(model, criterion),
+            step=supervised_evaluation(model, criterion, updates),
             loader=loader,
+            updates=updates,
             metrics={"loss": "loss"} if metrics is None else metrics,
             **options,
         )

@@ -38,14 +38,16 @@ def supervised_training(
 
 
 def supervised_evaluation(
-    model: torch.nn.Module, criterion: Callable[[Any, Any], torch.Tensor]
+    model: torch.nn.Module, criterion: Callable[[Any, Any], torch.Tensor], updates: Updates
 ) -> Callable[[Any, Any], dict[str, Any]]:
     """The loss and the predictions for one batch of (inputs, targets)."""
 
     def step(engine: Any, batch: Any) -> dict[str, Any]:
         inputs, targets = batch
-        predictions = model(inputs)
-        return _output(criterion(predictions, targets), predictions, targets)
+        with updates.autocast():
+            predictions = model(inputs)
+            loss = criterion(predictions, targets)
+        return _output(loss, predictions, targets)
 
     return step
 

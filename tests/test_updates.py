@@ -308,3 +308,27 @@ def test_a_step_that_does_not_ask_whether_an_update_is_due_is_refused(tmp_path: 
     assert fit(tmp_path / "plain", Hasty()).status == "completed"
     with pytest.raises(UsageError, match="does not use due of its updates"):
         fit(tmp_path, Hasty(), accumulate=2)
+
+
+def test_the_ready_made_evaluation_has_the_precision(tmp_path: Path) -> None:
+    """RunSpec.eval_spec computes in the run's precision, in training and when it alone is run."""
+
+    def run(folder: str, **settings: Any) -> float:
+        torch.manual_seed(0)
+        model = nn.Linear(2, 2)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        part: dict[str, Any] = {"model": model, "criterion": nn.CrossEntropyLoss()}
+        result = train(
+            to_save={"model": model, "optimizer": optimizer},
+            train_spec=RunSpec.train_spec(**part, optimizer=optimizer, loader=loader()),
+            eval_spec=RunSpec.eval_spec(**part, loader=loader()),
+            output_dir=tmp_path / folder,
+            **{"mlflow": False, "progress": "none", "picture": False, "max_epochs": 1, **settings},
+        )
+        return result.metrics["eval/loss"]
+
+    plain = run("plain")
+    lower = run("lower", precision="bf16")
+    assert plain != lower
+    assert run("lower", precision="bf16", eval_only=True) == lower
+    assert run("plain", precision="bf16", eval_only=True) != plain
