@@ -36,7 +36,7 @@ from igniter.saving import Saver
 from igniter.schedules import Schedules
 from igniter.settings import Settings
 from igniter.signals import StopSignals, leave_to_main_thread
-from igniter.spec import RunSpec
+from igniter.spec import RunSpec, metrics_by_full_name
 from igniter.tracking.display import Display
 from igniter.tracking.journal import Journal
 from igniter.training_batches import open_batches
@@ -214,7 +214,7 @@ def assemble(
     )
     try:
         assembled.restore(rates, best, display.warn)
-        attaching.attach(engine, spec, evaluations_run)
+        attaching.attach(engine, {"train": spec, **evaluations_run}, [spec, *evaluations.values()])
         if display.details:
             hooks.show_order([engine, *engine.evaluators.values()], display.say)
         unclear = checks.unsaved_state(spec, engine, evaluators, objects, display.warn)
@@ -227,11 +227,7 @@ def assemble(
 
 def _best(settings: Settings, evaluations: Mapping[str, RunSpec]) -> Best:
     """What ranks checkpoints, in the direction that is better for the metric."""
-    measured = {
-        f"{name}/{key}": metric
-        for name, evaluation in evaluations.items()
-        for key, metric in evaluation.metrics.items()
-    }
+    measured = metrics_by_full_name(evaluations)
     better = direction(settings.best_mode, settings.best_metric, measured)
     return Best(settings.best_metric, better, settings.keep_best)
 

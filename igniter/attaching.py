@@ -137,36 +137,19 @@ def configure(
     engine.before_step = before_step
 
 
-def attach(engine: StepEngine, spec: RunSpec, evaluations: Mapping[str, RunSpec]) -> None:
-    """Attach the callbacks of all specs in their order: functions are called, objects join once."""
-    names = {id(c): name for name, c in callback_objects([spec, *evaluations.values()]).items()}
+def attach(engine: RunEngine, specs: Mapping[str, RunSpec], among: Iterable[RunSpec]) -> None:
+    """Attach the callbacks of ``specs`` in their order: functions are called, objects join once.
+
+    ``specs`` are the evaluations' by name, and the training's as ``train`` where ``engine`` trains.
+    ``among`` are all of the run: what an object is called depends on the others.
+    """
+    names = {id(callback): name for name, callback in callback_objects(among).items()}
     engines = {"train": engine, **engine.evaluators}
-    for part, each in {"train": spec, **evaluations}.items():
-        for callback in each.callbacks:
+    for part, spec in specs.items():
+        for callback in spec.callbacks:
             if not hooks.is_callback_object(callback):
                 callback(engines[part], engine)
             elif id(callback) in names:
                 hooks.attach(names.pop(id(callback)), callback, engine)
-        if id(each.weights) in names:
-            hooks.attach(names.pop(id(each.weights)), each.weights, engine)
-
-
-def attach_to_evaluations(
-    engine: RunEngine, specs: Iterable[RunSpec], evaluations: Mapping[str, RunSpec]
-) -> None:
-    """Attach the callbacks of ``evaluations`` and what gives them their weights.
-
-    ``specs`` are all of the run: what an object is called depends on the others.
-    """
-    own = {id(c) for spec in evaluations.values() for c in (*spec.callbacks, spec.weights)}
-    _call_functions(engine, evaluations)
-    for name, callback in callback_objects(specs).items():
-        if id(callback) in own:
-            hooks.attach(name, callback, engine)
-
-
-def _call_functions(engine: RunEngine, evaluations: Mapping[str, RunSpec]) -> None:
-    for name, evaluation in evaluations.items():
-        for callback in evaluation.callbacks:
-            if not hooks.is_callback_object(callback):
-                callback(engine.evaluators[name], engine)
+        if id(spec.weights) in names:
+            hooks.attach(names.pop(id(spec.weights)), spec.weights, engine)

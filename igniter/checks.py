@@ -10,12 +10,13 @@ import torch
 from igniter.checkpoint.gradients import parameters
 from igniter.checkpoint.state import SavedObjects
 from igniter.closures import parts, private_generators, unsaved
+from igniter.directions import holder
 from igniter.engine import Engine, StepEngine
 from igniter.errors import UsageError
 from igniter.evaluation import Evaluator
 from igniter.phases import loaders_of
 from igniter.settings import Settings
-from igniter.spec import RunSpec
+from igniter.spec import RunSpec, metrics_by_full_name
 
 
 def before_training(
@@ -167,8 +168,8 @@ def _refuse_shared_metrics(specs: Mapping[str, RunSpec]) -> None:
 
 
 def _refuse_unknown_best(wanted: str | None, evaluations: Mapping[str, RunSpec]) -> None:
-    known = [f"{name}/{metric}" for name, spec in evaluations.items() for metric in spec.metrics]
-    if wanted is None or any(wanted == name or wanted.startswith(f"{name}/") for name in known):
+    known = metrics_by_full_name(evaluations)
+    if wanted is None or holder(wanted, known) is not None:
         return
     raise UsageError(
         f"--best-metric {wanted}: no evaluation gives it; there is {', '.join(known) or 'none'}"

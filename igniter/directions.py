@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from igniter.errors import UsageError
@@ -112,6 +112,14 @@ def direction(
         return mode
     if name is None:
         return "max"
-    # What a metric gives several values by is below its own name.
+    found = holder(name, metrics)
+    return better(name, None if found is None else metrics[found])
+
+
+def holder(name: str, metrics: Iterable[str]) -> str | None:
+    """Which of ``metrics``, by full name, gives the value ``name``; None where none does.
+
+    What a metric gives several values by is below its own name.
+    """
     holders = [full for full in metrics if name == full or name.startswith(f"{full}/")]
-    return better(name, metrics[max(holders, key=len)] if holders else None)
+    return max(holders, key=len, default=None)

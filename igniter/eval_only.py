@@ -142,7 +142,7 @@ def evaluated(
             trainer.state.epoch = loaded.manifest["epoch"]
             _restore(objects, loaded, display.warn)
         with kept_generators():
-            attaching.attach_to_evaluations(trainer, specs, evaluations)
+            attaching.attach(trainer, evaluations, specs)
             for evaluator in evaluators:
                 found = evaluator.run(trainer.state.iteration)
                 if found is None:

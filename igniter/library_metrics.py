@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from igniter.checkpoint.modes import OUTSIDE, make_persistent
+from igniter.checkpoint.modes import kept_outside, make_persistent
 from igniter.checkpoint.portable import is_storable
 from igniter.devices import to_device
 from igniter.errors import UsageError
@@ -151,10 +151,7 @@ class TorchmetricsAccumulated:
 
     def state_dict(self) -> dict[str, Any]:
         """The metric's own state, and what torchmetrics keeps outside of it."""
-        kept = [
-            {name: vars(module)[name] for name in OUTSIDE if name in vars(module)}
-            for module in self._modules()
-        ]
+        kept = [kept_outside(module) for module in self._modules()]
         return {"updated": self._updated, "metric": self._metric.state_dict(), "outside": kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from igniter.cadence import Length
 from igniter.errors import UsageError
 from igniter.figures import Figures, figure_png, image_png
 from igniter.ignite_import import Engine, EventEnum
 from igniter.spec import RunSpec
+
+Kind = TypeVar("Kind")
 
 
 class RunEvents(EventEnum):
@@ -61,6 +63,10 @@ class RunEngine(Engine):
         self.say: Callable[[str], None] = lambda text: None
         self.warn: Callable[[str], None] = lambda text: None
         self.save_asked: Literal["once", "keep"] | None = None
+
+    def objects_of(self, kind: type[Kind]) -> dict[str, Kind]:
+        """Those of ``to_save`` that are of this kind, such as the modules, by name."""
+        return {name: value for name, value in self.objects.items() if isinstance(value, kind)}
 
     def metrics_by_full_name(self) -> dict[str, float]:
         """The values that it has computed, such as ``eval/loss``."""

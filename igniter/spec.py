@@ -161,3 +161,10 @@ class RunSpec:
             metrics={"loss": "loss"} if metrics is None else metrics,
             **options,
         )
+
+
+def metrics_by_full_name(specs: Mapping[str, RunSpec]) -> dict[str, Any]:
+    """The metrics of several specs by full name, such as ``eval/accuracy``."""
+    return {
+        f"{n}/{key}": metric for n, spec in specs.items() for key, metric in spec.metrics.items()
+    }

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +19,7 @@ import igniter.handlers
 from igniter import Model
 from igniter.errors import UsageError
 from igniter.handlers import EMA, SWA, EarlyStopping, Freezer, Mixup, NaNGuard, SyncBatchNorm
+from igniter.run_engine import RunEngine
 
 
 def test_every_name_is_there() -> None:
@@ -44,7 +44,8 @@ def convert(monkeypatch: pytest.MonkeyPatch, processes: int, module: Any) -> Any
     """The module after SyncBatchNorm was attached among so many processes; 0: not initialised."""
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: processes > 0)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: processes)
-    trainer: Any = SimpleNamespace(objects={"model": module, "optimizer": object()})
+    trainer = RunEngine(lambda engine, batch: None, "train", None)
+    trainer.objects = {"model": module, "optimizer": object()}
     SyncBatchNorm().attach(trainer)
     return module
 

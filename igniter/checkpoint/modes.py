@@ -12,7 +12,7 @@ from igniter.checkpoint.keys import plain_key
 # Of a metric of torchmetrics: the count of updates, which a mean is weighted by. And which members
 # of a collection share their state: found out at the first update, and with other values would be
 # found otherwise.
-OUTSIDE = ("_update_count", "_groups", "_groups_checked")
+_OUTSIDE = ("_update_count", "_groups", "_groups_checked")
 
 
 def make_persistent(module: torch.nn.Module) -> None:
@@ -28,11 +28,13 @@ def modes_of(module: torch.nn.Module) -> dict[str, Any]:
     return {
         "frozen": [plain_key(k) for k, p in module.named_parameters() if not p.requires_grad],
         "eval": [plain_key(k) for k, part in module.named_modules() if not part.training],
-        "metrics": {
-            plain_key(key): {name: vars(part)[name] for name in OUTSIDE if name in vars(part)}
-            for key, part in _metrics(module)
-        },
+        "metrics": {plain_key(key): kept_outside(part) for key, part in _metrics(module)},
     }
+
+
+def kept_outside(metric: Any) -> dict[str, Any]:
+    """What a metric of torchmetrics keeps of its state outside its ``state_dict``."""
+    return {name: vars(metric)[name] for name in _OUTSIDE if name in vars(metric)}
 
 
 def restore_modes(module: torch.nn.Module, modes: Mapping[str, Any]) -> None:

@@ -73,7 +73,8 @@ class CheckpointStore:
     def find(self, iteration: int) -> Checkpoint | None:
         """The complete checkpoint of ``iteration``, the final one if there are two, or None."""
         # The final one comes after the other.
-        return next((c for c in reversed(self.list()) if c.iteration == iteration), None)
+        of_it = (c for c in reversed(manifests.scan(self.directory)) if c.iteration == iteration)
+        return next((found for found in of_it if found.manifest.is_file()), None)
 
     def commit(
         self,

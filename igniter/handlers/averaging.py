@@ -109,7 +109,7 @@ class WeightAverage:
         Raises:
             UsageError: there is none.
         """
-        optimizers = [o for o in trainer.objects.values() if isinstance(o, torch.optim.Optimizer)]
+        optimizers = list(trainer.objects_of(torch.optim.Optimizer).values())
         if not optimizers and self._every != "epoch":
             raise UsageError(
                 f"{type(self).__name__}: there is no optimizer in to_save whose updates could be "

@@ -7,9 +7,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from igniter.directions import better
+from igniter.directions import better, holder
 from igniter.errors import UsageError
 from igniter.ignite_import import IgniteEarlyStopping
+from igniter.spec import metrics_by_full_name
 
 if TYPE_CHECKING:
     from igniter.engine import StepEngine
@@ -128,13 +129,9 @@ class EarlyStopping:
         return value
 
     def _direction(self, trainer: StepEngine) -> Literal["max", "min"]:
-        given = {
-            f"{name}/{key}": metric
-            for name, engine in trainer.evaluators.items()
-            for key, metric in engine.spec.metrics.items()
-        }
-        holders = [n for n in given if self._metric == n or self._metric.startswith(f"{n}/")]
-        if not holders:
+        given = metrics_by_full_name({n: e.spec for n, e in trainer.evaluators.items()})
+        found = holder(self._metric, given)
+        if found is None:
             raise UsageError(
                 f"EarlyStopping({self._metric!r}): no evaluation gives it; there is "
                 f"{', '.join(given) or 'none'}"
@@ -142,7 +139,7 @@ class EarlyStopping:
         if self._mode != "auto":
             return self._mode
         try:
-            return better(self._metric, given[max(holders, key=len)])
+            return better(self._metric, given[found])
         except UsageError:
             raise UsageError(
                 f"it cannot be told from its name whether more or less of {self._metric} is "

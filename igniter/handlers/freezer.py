@@ -83,7 +83,7 @@ class Freezer:
                 f"{self}: until={self._until!r} is not later than after={self._after!r}"
             )
         self._span = range(first + 1, last + 1)
-        modules = {k: v for k, v in trainer.objects.items() if isinstance(v, torch.nn.Module)}
+        modules = trainer.objects_of(torch.nn.Module)
         self._own = self._below({
             f"{key}.{plain_key(name)}": parameter
             for key, module in modules.items()
@@ -96,8 +96,8 @@ class Freezer:
             if isinstance(part, torch.nn.modules.batchnorm._NormBase)
         }
         self._norms = [norms[n] for n in norms if any(_is_below(n, layer) for layer in self.layers)]
-        for other in trainer.objects.values():
-            if isinstance(other, Freezer) and other is not self:
+        for other in trainer.objects_of(Freezer).values():
+            if other is not self:
                 self._refuse_overlap(other)
         if not self._resumed:
             self._frozen = []
@@ -172,7 +172,8 @@ class Freezer:
 
     def _missing(self, trainer: StepEngine) -> dict[str, torch.nn.Parameter]:
         """Those of the layers' parameters that no optimizer holds, each under one name."""
-        held = {id(p) for found in _optimizers(trainer).values() for p in parameters(found)}
+        optimizers = trainer.objects_of(torch.optim.Optimizer).values()
+        held = {id(p) for found in optimizers for p in parameters(found)}
         missing = {}
         for name, parameter in self._own.items():
             if id(parameter) not in held:
@@ -182,7 +183,7 @@ class Freezer:
 
     def _optimizer(self, trainer: StepEngine) -> torch.optim.Optimizer:
         """The one to add parameters to."""
-        found = _optimizers(trainer)
+        found = trainer.objects_of(torch.optim.Optimizer)
         name = self._optimizer_name
         if name is None and len(found) == 1:
             name = next(iter(found))
@@ -227,10 +228,6 @@ class Freezer:
             raise UsageError(
                 f"two Freezers have {both[0][0]!r} and {both[0][1]!r}; give each layer to one"
             )
-
-
-def _optimizers(trainer: StepEngine) -> dict[str, torch.optim.Optimizer]:
-    return {k: v for k, v in trainer.objects.items() if isinstance(v, torch.optim.Optimizer)}
 
 
 def _is_below(name: str, layer: str) -> bool:

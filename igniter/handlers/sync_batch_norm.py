@@ -29,9 +29,7 @@ class SyncBatchNorm:
             return
         if distributed.get_world_size() == 1:
             return
-        for name, module in trainer.objects.items():
-            if not isinstance(module, torch.nn.Module):
-                continue
+        for name, module in trainer.objects_of(torch.nn.Module).items():
             converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
             if converted is not module:
                 raise UsageError(

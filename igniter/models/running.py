@@ -89,15 +89,11 @@ def evaluate(
     """The metrics of the model on ``loader``, as ``name/metric``."""
     _build(model, "auto", 0, None)
     _require_parts(model, "test_step" if kind == "testing" else "eval_step", _OF_EVALUATION)
-    given = loader if isinstance(loader, Mapping) else {name: loader}
-    named = {
-        key: each
-        if isinstance(each, RunSpec)
-        else specs.evaluation(model, each, key, {"kind": kind})
-        for key, each in given.items()
-    }
     return training.evaluate(
-        to_save=model.modules(), eval_spec=named, checkpoint=checkpoint, device=str(model.device)
+        to_save=model.modules(),
+        eval_spec=specs.evaluations(model, loader, name, kind),
+        checkpoint=checkpoint,
+        device=str(model.device),
     )
 
 

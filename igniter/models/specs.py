@@ -16,7 +16,7 @@ from igniter.models.hooks import is_overridden, own_hooks
 from igniter.models.stepping import Stepping
 from igniter.models.unsaved import Unsaved
 from igniter.run_engine import RunEngine, RunEvents
-from igniter.spec import RunSpec
+from igniter.spec import RunSpec, metrics_by_full_name
 
 
 def training(model: ModelBase, loader: Any, callbacks: Any) -> RunSpec:
@@ -71,14 +71,16 @@ def evaluation(model: ModelBase, loader: Any, name: str, options: Mapping[str, A
     return replace(spec, callback=(attach, *spec.callbacks))
 
 
-def evaluations(model: ModelBase, given: Any) -> dict[str, RunSpec]:
-    """By name: of a loader, or of several by name, or of specs."""
+def evaluations(
+    model: ModelBase, given: Any, name: str = "eval", kind: str = "validation"
+) -> dict[str, RunSpec]:
+    """By name: of a loader, which is called ``name``, or of several by name, or of specs."""
     if given is None:
         return {}
-    named = given if isinstance(given, Mapping) else {"eval": given}
+    named = given if isinstance(given, Mapping) else {name: given}
     return {
-        name: each if isinstance(each, RunSpec) else evaluation(model, each, name, {})
-        for name, each in named.items()
+        key: each if isinstance(each, RunSpec) else evaluation(model, each, key, {"kind": kind})
+        for key, each in named.items()
     }
 
 
@@ -120,9 +122,7 @@ def _joining(model: ModelBase) -> Callable[[RunEngine, RunEngine], None]:
 
 def _step_after(stepping: Stepping, trainer: RunEngine) -> None:
     evaluators = trainer.evaluators
-    stepping.check(
-        {f"{n}/{m}": of for n, e in evaluators.items() for m, of in e.spec.metrics.items()}
-    )
+    stepping.check(metrics_by_full_name({n: e.spec for n, e in evaluators.items()}))
     trainer.add_event_handler(Events.EPOCH_COMPLETED, stepping.after_epoch)
     for evaluator in evaluators.values():
         evaluator.add_event_handler(
